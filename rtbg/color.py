@@ -1,0 +1,144 @@
+"""Between RGB and planes of YUV, at the edges of the pipeline only.
+
+Used by matting (small RGB for the network), backgrounds (once) and stills. Nothing here runs on full frames
+of a video, but for the reduction in `small_rgb`, which reduces the planes before it converts them.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import cv2
+import numpy as np
+
+from rtbg.frame import BT709, BT2020_NCL, FULL, RANGE_UNSPECIFIED, UNSPECIFIED, Array, Color
+
+# Luma weights (Kr, Kb) of each matrix, ITU-T H.273 table 4.
+_WEIGHTS = {
+    BT709: (0.2126, 0.0722),
+    4: (0.30, 0.11),
+    5: (0.299, 0.114),
+    6: (0.299, 0.114),
+    7: (0.212, 0.087),
+    BT2020_NCL: (0.2627, 0.0593),
+    10: (0.2627, 0.0593),
+}
+
+
+def weights(color: Color, height: int) -> tuple[float, float]:
+    """(Kr, Kb). An untagged picture is BT.709 from 720 lines up and BT.601 below, as players take it."""
+    if color.matrix in _WEIGHTS:
+        return _WEIGHTS[color.matrix]
+    return _WEIGHTS[BT709] if height >= 720 else _WEIGHTS[5]
+
+
+def is_full(color: Color) -> bool:
+    """Whether luma uses all codes; an untagged picture is limited (16 to 235)."""
+    return color.range == FULL
+
+
+@lru_cache(maxsize=32)
+def rgb_to_yuv_matrix(kr: float, kb: float, full: bool) -> Array:
+    """float64 (3, 4): Y, U, V (8-bit codes) from R, G, B in 0..255 and 1."""
+    kg = 1 - kr - kb
+    y = np.array([kr, kg, kb])
+    u = (np.array([0, 0, 1.0]) - y) / (2 * (1 - kb))
+    v = (np.array([1.0, 0, 0]) - y) / (2 * (1 - kr))
+    if full:
+        return np.column_stack((np.stack((y, u, v)), [0, 128, 128]))
+    return np.column_stack((np.stack((y * 219, u * 224, v * 224)) / 255, [16, 128, 128]))
+
+
+@lru_cache(maxsize=32)
+def yuv_to_rgb_matrix(kr: float, kb: float, full: bool) -> Array:
+    """float64 (3, 4): R, G, B from 8-bit codes of Y, U, V and 1: the inverse of `rgb_to_yuv_matrix`."""
+    forward = rgb_to_yuv_matrix(kr, kb, full)
+    inverse = np.linalg.inv(forward[:, :3])
+    return np.column_stack((inverse, -inverse @ forward[:, 3]))
+
+
+def small_rgb(planes: tuple[Array, ...], color: Color, width: int, height: int) -> Array:
+    """uint8 (height, width, 3) RGB of planes of 8 or 10 bits, reduced by area in YUV first."""
+    kr, kb = weights(color, planes[0].shape[0])
+    size = (width, height)
+    small = [reduce(p, size) for p in planes[:3]]
+    yuv = cv2.merge(small)
+    matrix = yuv_to_rgb_matrix(kr, kb, is_full(color))
+    if yuv.dtype == np.uint16:
+        matrix = np.column_stack((matrix[:, :3] / 4, matrix[:, 3]))
+        return np.clip(np.rint(cv2.transform(yuv.astype(np.float32), matrix)), 0, 255).astype(np.uint8)
+    return np.asarray(cv2.transform(yuv, matrix))
+
+
+def reduce(plane: Array, size: tuple[int, int]) -> Array:
+    """A plane at another (width, height): by area when it shrinks, linearly when it grows."""
+    if (plane.shape[1], plane.shape[0]) == size:
+        return plane
+    shrinks = plane.shape[1] >= size[0] and plane.shape[0] >= size[1]
+    return np.asarray(cv2.resize(plane, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR))
+
+
+def rgb_to_planes(rgb: Array, color: Color, *, height: int, bits: int, chroma: tuple[int, int]) -> tuple[Array, ...]:
+    """Y, U, V planes of a uint8 (H, W, 3) RGB picture, in the matrix and range of `color`.
+
+    height: lines of the video that the planes are for, which decides what an untagged `color` means.
+    Chroma is left-sited where it is subsampled horizontally (as MPEG-2 and H.264 have it)."""
+    kr, kb = weights(color, height)
+    scale = 4.0 if bits == 10 else 1.0
+    full = is_full(color)
+    yuv = cv2.transform(rgb.astype(np.float32), rgb_to_yuv_matrix(kr, kb, full) * scale)
+    y, u, v = cv2.split(yuv)
+    top = 255.0 * scale + (3 if bits == 10 else 0)
+    dtype = np.uint8 if bits == 8 else np.uint16
+    return tuple(np.clip(np.rint(p), 0, top).astype(dtype) for p in (y, subsample(u, chroma), subsample(v, chroma)))
+
+
+def subsample(plane: Array, chroma: tuple[int, int]) -> Array:
+    """A full-resolution plane brought to the chroma grid: [1 2 1] horizontally (left-sited), mean of two rows
+    vertically. Any depth; the result has ceil(H/2), ceil(W/2) where subsampled."""
+    sx, sy = chroma
+    out = plane
+    if sy == 2:
+        if out.shape[0] % 2:
+            out = cv2.copyMakeBorder(out, 0, 1, 0, 0, cv2.BORDER_REPLICATE)
+        out = cv2.resize(out, (out.shape[1], out.shape[0] // 2), interpolation=cv2.INTER_AREA)
+    if sx == 2:
+        kernel = np.array([[0.25, 0.5, 0.25]], np.float32)
+        out = cv2.filter2D(out, -1, kernel, borderType=cv2.BORDER_REPLICATE)[:, ::2]
+    return np.ascontiguousarray(out)
+
+
+def planes_to_rgb(planes: tuple[Array, ...], color: Color) -> Array:
+    """uint8 (H, W, 3) RGB at full size. For stills and previews, not for the hot path."""
+    h, w = planes[0].shape
+    full_size = [planes[0], *(enlarge_chroma(p, w, h) for p in planes[1:3])]
+    kr, kb = weights(color, h)
+    scale = 0.25 if planes[0].dtype == np.uint16 else 1.0
+    yuv = cv2.merge([p.astype(np.float32) * scale for p in full_size])
+    return np.clip(np.rint(cv2.transform(yuv, yuv_to_rgb_matrix(kr, kb, is_full(color)))), 0, 255).astype(np.uint8)
+
+
+def enlarge_chroma(plane: Array, width: int, height: int) -> Array:
+    """A chroma plane at luma size, left-sited horizontally, centred vertically."""
+    if plane.shape == (height, width):
+        return plane
+    sx, sy = 2 if plane.shape[1] != width else 1, 2 if plane.shape[0] != height else 1
+    # Sample x of the luma grid lies at x / 2 of the left-sited chroma grid, and at (y - 0.5) / 2 vertically.
+    m = np.array([[1 / sx, 0, 0], [0, 1 / sy, -0.25 if sy == 2 else 0]])
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    return np.asarray(cv2.warpAffine(plane, m, (width, height), flags=flags, borderMode=cv2.BORDER_REPLICATE))
+
+
+def solid(rgb: tuple[int, int, int], color: Color, *, height: int, bits: int) -> tuple[int, int, int]:
+    """Codes of Y, U, V of one colour."""
+    pixel = np.array([[rgb]], np.uint8)
+    y, u, v = rgb_to_planes(pixel, color, height=height, bits=bits, chroma=(1, 1))
+    return int(y[0, 0]), int(u[0, 0]), int(v[0, 0])
+
+
+def tagged(color: Color, height: int) -> Color:
+    """The colour with its matrix spelt out: what an untagged picture of that height is taken for."""
+    if color.matrix != UNSPECIFIED and color.range != RANGE_UNSPECIFIED:
+        return color
+    matrix = color.matrix if color.matrix != UNSPECIFIED else (BT709 if height >= 720 else 5)
+    return Color(matrix, FULL if is_full(color) else 1, color.primaries, color.transfer)

@@ -1,0 +1,295 @@
+"""Training samples: photographs and masks made into varied (picture, past matte, truth) triples.
+
+Used by `training.train`. `load_pictures` decodes everything into memory once (about 3 GB for the 9,000
+pictures of the data set, shared copy-on-write between the loader's workers); `SampleMaker.batch` then makes
+batches without touching the disk.
+
+What a sample is, by share:
+- a photograph as it is, zoomed in or out; outside its border the picture goes on mirrored, so a zoom out
+  shows several people and has no hard cut;
+- one to three people cut out and composited, with soft edges and a colour pulled towards the scene, over
+  another background;
+- a background with nobody in it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.utils.data import IterableDataset
+
+U8 = npt.NDArray[np.uint8]
+
+# How often a picture of each group is drawn, relative to its number. `coc` masks are coarse polygons; `ccp`
+# leaves bystanders unlabelled and `cel` hands; the few true-alpha portraits (`ais`) are worth repeating.
+GROUP_WEIGHT = {"sup": 1.0, "pic": 1.0, "ccp": 0.6, "cel": 0.4, "coc": 0.0, "ais": 8.0}
+
+
+# Gaussian noise drawn once; a sample takes a random stretch of it, which costs a twentieth of drawing it anew.
+NOISE_SIGMA = 4096.0
+NOISE = (np.random.default_rng(7).standard_normal(2_000_000, dtype=np.float32) * NOISE_SIGMA).astype(np.int16)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One photograph: `levels[0]` is uint8 (H, W, 4) RGB and alpha, `levels[1]` the same at half size;
+    `cut` says where the frame cuts the person off: left, top, right, bottom."""
+
+    name: str
+    levels: tuple[U8, U8]
+    cut: tuple[bool, bool, bool, bool]
+
+
+def read_rgba(image: Path, mask: Path | None) -> U8:
+    """uint8 (H, W, 4): RGB of `image` and, as the fourth channel, `mask` (zero when None)."""
+    bgr = cv2.imread(str(image), cv2.IMREAD_COLOR)
+    if bgr is None:
+        raise ValueError(f"cannot read {image}")
+    rgba = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGBA)
+    alpha = np.zeros(bgr.shape[:2], np.uint8) if mask is None else cv2.imread(str(mask), cv2.IMREAD_GRAYSCALE)
+    if alpha is None:
+        raise ValueError(f"cannot read {mask}")
+    if alpha.shape != bgr.shape[:2]:
+        alpha = cv2.resize(alpha, (bgr.shape[1], bgr.shape[0]), interpolation=cv2.INTER_LINEAR)
+    rgba[..., 3] = alpha
+    return np.ascontiguousarray(rgba, dtype=np.uint8)
+
+
+def pairs(folder: Path) -> list[tuple[Path, Path]]:
+    """(image, mask) paths of a folder with `images/NAME.webp` and `masks/NAME.png`, by name."""
+    return [(p, folder / "masks" / f"{p.stem}.png") for p in sorted((folder / "images").glob("*.webp"))]
+
+
+def _picture(name: str, rgba: U8, long_side: int = 352) -> Picture:
+    h, w = rgba.shape[:2]
+    if max(h, w) > long_side:
+        k = long_side / max(h, w)
+        rgba = np.asarray(cv2.resize(rgba, (round(w * k), round(h * k)), interpolation=cv2.INTER_AREA), dtype=np.uint8)
+        h, w = rgba.shape[:2]
+    half = cv2.resize(rgba, (max(1, w // 2), max(1, h // 2)), interpolation=cv2.INTER_AREA)
+    alpha = rgba[..., 3] > 127
+    left, top, right, bottom = (bool(e.mean() > 0.02) for e in (alpha[:, 0], alpha[0], alpha[:, -1], alpha[-1]))
+    return Picture(name, (rgba, np.asarray(half, dtype=np.uint8)), (left, top, right, bottom))
+
+
+def load_people(data: Path) -> list[Picture]:
+    """Every training picture with a person, decoded."""
+    found = pairs(data / "person" / "train") + pairs(data / "alpha" / "train")
+    keep = [(i, m) for i, m in found if GROUP_WEIGHT.get(i.stem[:3], 1.0) > 0]
+    return [_picture(i.stem, read_rgba(i, m)) for i, m in keep]
+
+
+def load_backgrounds(data: Path) -> list[Picture]:
+    """Every picture without people, decoded; alpha is zero."""
+    return [_picture(p.stem, read_rgba(p, None)) for p in sorted((data / "backgrounds").glob("*.webp"))]
+
+
+@dataclass(frozen=True)
+class Augment:
+    """Shares and ranges of the augmentation; each is described where it is used."""
+
+    composite: float = 0.4
+    empty: float = 0.05
+    zoom: tuple[float, float] = (0.55, 1.7)
+    stretch: float = 0.15
+    turn: float = 10.0
+    past_none: float = 0.45
+    past_wrong: float = 0.08
+
+
+class SampleMaker:
+    """Makes batches from decoded pictures. Deterministic for a given generator."""
+
+    def __init__(self, people: list[Picture], scenes: list[Picture], augment: Augment | None = None) -> None:
+        self.people = people
+        self.scenes = scenes
+        self.augment = augment or Augment()
+        weight = np.array([GROUP_WEIGHT.get(p.name[:3], 1.0) for p in people])
+        self.cumulative = np.cumsum(weight / weight.sum())
+
+    def batch(self, rng: np.random.Generator, count: int, width: int, height: int) -> U8:
+        """uint8 (count, 5, height, width): RGB, past matte, true matte."""
+        out = np.empty((count, 5, height, width), np.uint8)
+        for i in range(count):
+            rgb, out[i, 4] = self.sample(rng, width, height)
+            cv2.split(rgb, list(out[i, :3]))
+        for i in range(count):
+            out[i, 3] = self._past(rng, out[i, 4], out[(i + 1) % count, 4])
+        return out
+
+    def sample(self, rng: np.random.Generator, width: int, height: int) -> tuple[U8, U8]:
+        """One picture, uint8 (height, width, 3) RGB, and its matte (height, width)."""
+        a = self.augment
+        kind = rng.random()
+        if kind < a.empty:
+            rgb, alpha = split(self._warp(rng, self._scene(rng), width, height, cv2.BORDER_REFLECT_101))
+        elif kind < a.empty + a.composite:
+            rgb, alpha = self._composite(rng, width, height)
+        else:
+            rgb, alpha = split(self._warp(rng, self._person(rng), width, height, cv2.BORDER_REFLECT_101))
+        return degrade(rng, rgb), alpha
+
+    def _person(self, rng: np.random.Generator) -> Picture:
+        return self.people[min(int(np.searchsorted(self.cumulative, rng.random())), len(self.people) - 1)]
+
+    def _scene(self, rng: np.random.Generator) -> Picture:
+        return self.scenes[int(rng.integers(len(self.scenes)))]
+
+    def _warp(self, rng: np.random.Generator, picture: Picture, width: int, height: int, border: int) -> U8:
+        """The picture at a random zoom, place, turn and flip in a (height, width, 4) frame."""
+        a = self.augment
+        full = picture.levels[0]
+        fit = max(width / full.shape[1], height / full.shape[0])
+        fit = min(fit, 1.6 * min(width / full.shape[1], height / full.shape[0]))
+        zoom = fit * math.exp(rng.uniform(math.log(a.zoom[0]), math.log(a.zoom[1])))
+        src = full if zoom >= 0.6 else picture.levels[1]
+        sx = zoom * full.shape[1] / src.shape[1] * math.exp(rng.uniform(-a.stretch, a.stretch))
+        sy = zoom * full.shape[0] / src.shape[0] * math.exp(rng.uniform(-a.stretch, a.stretch))
+        flip = rng.random() < 0.5
+        turn = math.radians(rng.normal(0, a.turn / 2)) if rng.random() < 0.5 else 0.0
+        frame = np.array([width, height])
+        extent = np.array([sx * src.shape[1], sy * src.shape[0]])
+        target = frame / 2 + rng.uniform(-1, 1, 2) * (np.abs(frame - extent) / 2 + 0.08 * frame)
+        if border == cv2.BORDER_CONSTANT and any(picture.cut):
+            left, top, right, bottom = picture.cut
+            turn = 0.0
+            gx, tx = keep_outside(width, extent[0], target[0], (right, left) if flip else (left, right))
+            gy, ty = keep_outside(height, extent[1], target[1], (top, bottom))
+            sx, sy, target = sx * gx, sy * gy, np.array([tx, ty])
+        c, s = math.cos(turn), math.sin(turn)
+        m = np.array([[sx * c, -sy * s], [sx * s, sy * c]])
+        if flip:
+            m[:, 0] = -m[:, 0]
+        centre = np.array([src.shape[1] / 2, src.shape[0] / 2])
+        affine = np.hstack((m, (target - m @ centre)[:, None]))
+        out = cv2.warpAffine(src, affine, (width, height), flags=cv2.INTER_LINEAR, borderMode=border)
+        return np.asarray(out, dtype=np.uint8)
+
+    def _composite(self, rng: np.random.Generator, width: int, height: int) -> tuple[U8, U8]:
+        """People over another scene. The truth is the union of their softened mattes."""
+        rgb, _ = split(self._warp(rng, self._scene(rng), width, height, cv2.BORDER_REFLECT_101))
+        seen = np.zeros((height, width), np.float32)
+        for _ in range(int(rng.choice((1, 1, 1, 2, 3)))):
+            colour, mask = split(self._warp(rng, self._person(rng), width, height, cv2.BORDER_CONSTANT))
+            alpha = soften(rng, mask)
+            if alpha.max() < 0.5:
+                continue
+            mean_person = np.array(cv2.mean(colour, mask=mask)[:3])
+            mean_scene = np.array(cv2.mean(rgb)[:3])
+            pull = ((mean_scene + 10) / (mean_person + 10)) ** rng.uniform(0, 0.5)
+            table = np.minimum(np.arange(256)[:, None] * np.clip(pull, 0.5, 1.6), 255).astype(np.uint8)
+            colour = np.asarray(cv2.LUT(colour, table.reshape(1, 256, 3)), dtype=np.uint8)
+            rgb = np.asarray(cv2.blendLinear(colour, rgb, alpha, 1 - alpha), dtype=np.uint8)
+            seen = 1 - (1 - seen) * (1 - alpha)
+        return rgb, (seen * 255).round().astype(np.uint8)
+
+    def _past(self, rng: np.random.Generator, truth: U8, other: U8) -> U8:
+        """A matte as the network might have left it one frame ago: none, another scene's, or the truth
+        moved a little and damaged."""
+        a = self.augment
+        kind = rng.random()
+        if kind < a.past_none:
+            return np.zeros_like(truth)
+        if kind < a.past_none + a.past_wrong:
+            return other
+        h, w = truth.shape
+        move = rng.normal(0, 0.02, (2, 3)) * np.array([[1, 1, w], [1, 1, h]])
+        past = cv2.warpAffine(truth, move + np.eye(2, 3), (w, h), borderMode=cv2.BORDER_REPLICATE)
+        if rng.random() < 0.5:
+            k = 2 * int(rng.integers(1, 4)) + 1
+            past = (cv2.erode if rng.random() < 0.5 else cv2.dilate)(past, np.ones((k, k), np.uint8))
+        if rng.random() < 0.5:
+            past = cv2.GaussianBlur(past, (0, 0), rng.uniform(0.5, 3))
+        for _ in range(int(rng.integers(0, 4))):
+            # Holes and ghosts: a past must be weighed against the picture, never trusted whole.
+            centre = (int(rng.integers(w)), int(rng.integers(h)))
+            axes = (int(rng.integers(3, w // 4)), int(rng.integers(3, h // 4)))
+            cv2.ellipse(past, centre, axes, rng.uniform(0, 180), 0, 360, int(rng.choice((0, 0, 255, 128))), -1)
+        return np.asarray(past, dtype=np.uint8)
+
+
+def split(rgba: U8) -> tuple[U8, U8]:
+    """(RGB, alpha) of an RGBA picture, each contiguous."""
+    return np.asarray(cv2.cvtColor(rgba, cv2.COLOR_RGBA2RGB), np.uint8), np.asarray(
+        cv2.extractChannel(rgba, 3), np.uint8
+    )
+
+
+def keep_outside(frame: float, extent: float, centre: float, cut: tuple[bool, bool]) -> tuple[float, float]:
+    """Along one axis, the growth and the new centre of a picture of `extent` pixels such that its low and high
+    borders, where `cut` says that they cut a person off, do not fall inside the frame (a straight cut through
+    a body there would teach a shape that no camera sees)."""
+    low, high = cut
+    growth = max(1.0, frame / extent) if low and high else 1.0
+    half = extent * growth / 2
+    if low:
+        centre = min(centre, half)
+    if high:
+        centre = max(centre, frame - half)
+    return growth, centre
+
+
+def soften(rng: np.random.Generator, mask: U8) -> npt.NDArray[np.float32]:
+    """A soft matte, float32 (H, W) 0..1, from a mask that may be binary; its edge drawn in a little, so that
+    the cut-out does not carry a rim of its old background."""
+    sigma = rng.uniform(0.5, 1.3)
+    soft = cv2.GaussianBlur(mask, (0, 0), sigma).astype(np.float32) / 255
+    return np.clip((soft - rng.uniform(0.05, 0.25)) / 0.75, 0, 1)
+
+
+def degrade(rng: np.random.Generator, rgb: U8) -> U8:
+    """What a cheap camera does to a picture: light, colour, blur, noise, compression."""
+    x = np.arange(256, dtype=np.float32) / 255
+    gain = np.exp(rng.normal(0, 0.15)) * np.exp(rng.normal(0, 0.07, 3))
+    gamma = math.exp(rng.normal(0, 0.2))
+    if rng.random() < 0.12:  # low light
+        gain, gamma = gain * rng.uniform(0.25, 0.6), gamma * rng.uniform(1.0, 1.3)
+    contrast, pivot = math.exp(rng.normal(0, 0.15)), rng.uniform(0.3, 0.6)
+    curve = (x[:, None] ** gamma * gain - pivot) * contrast + pivot
+    table = (np.clip(curve, 0, 1) * 255).round().astype(np.uint8).reshape(1, 256, 3)
+    rgb = np.asarray(cv2.LUT(rgb, table), dtype=np.uint8)
+    if rng.random() < 0.3:  # saturation, down to grey
+        k = rng.uniform(0.0, 1.4)
+        matrix = k * np.eye(3) + (1 - k) * np.array([[0.299, 0.587, 0.114]])
+        rgb = np.asarray(cv2.transform(rgb, matrix), dtype=np.uint8)
+    if rng.random() < 0.2:
+        if rng.random() < 0.5:
+            rgb = np.asarray(cv2.GaussianBlur(rgb, (0, 0), rng.uniform(0.4, 1.5)), dtype=np.uint8)
+        else:  # motion blur along one axis
+            k = int(rng.integers(2, 6))
+            rgb = np.asarray(cv2.blur(rgb, (k, 1) if rng.random() < 0.5 else (1, k)), dtype=np.uint8)
+    if rng.random() < 0.35:
+        start = int(rng.integers(len(NOISE) - rgb.size))
+        noise = NOISE[start : start + rgb.size].reshape(rgb.shape)
+        strength = rng.uniform(1, 12) / NOISE_SIGMA
+        rgb = np.asarray(cv2.addWeighted(rgb.astype(np.int16), 1, noise, strength, 0, dtype=cv2.CV_8U), np.uint8)
+    if rng.random() < 0.25:
+        quality = int(rng.integers(25, 90))
+        ok, data = cv2.imencode(".jpg", rgb, [cv2.IMWRITE_JPEG_QUALITY, quality])
+        if ok:
+            rgb = np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR), dtype=np.uint8)
+    return rgb
+
+
+class Batches(IterableDataset[torch.Tensor]):
+    """Endless batches of one worker; the sizes of the current stage are drawn batch by batch.
+
+    `seed` and the worker's number fix the stream; `stage_sizes` are (width, height) pairs.
+    """
+
+    def __init__(self, maker: SampleMaker, batch: int, stage_sizes: list[tuple[int, int]], seed: int) -> None:
+        self.maker, self.size, self.stage_sizes, self.seed = maker, batch, stage_sizes, seed
+
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        info = torch.utils.data.get_worker_info()
+        rng = np.random.default_rng((self.seed, info.id if info else 0))
+        while True:
+            width, height = self.stage_sizes[int(rng.integers(len(self.stage_sizes)))]
+            yield torch.from_numpy(self.maker.batch(rng, self.size, width, height))

@@ -1,0 +1,255 @@
+"""Trains the matting network: configuration, data, model, loop, checkpoint.
+
+    python -m training.train --data PATH --out runs/NAME --hours 1.5
+
+A run is measured in time (`--hours`) or in epochs (`--epochs`); the learning rate's cosine and the growth of
+the pictures follow the share of it that is done. Started again with the same --out it goes on where it was
+(also after a kill). What it leaves in --out: `last.pt` (everything, to resume), `best.pt` with `best.json`
+(fp16 weights of the moving average with the best validation IoU, and readable configuration and figures),
+`history.json`, `curve.png`, `sheet.jpg` (worst and random predictions of the last epoch).
+
+Memory: the decoded pictures, about 3 GB, shared by the loader's workers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import time
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from training.data import Batches, SampleMaker, load_backgrounds, load_people
+from training.evaluate import evaluate, load_validation, summarize
+from training.losses import matting_loss
+from training.model import UNet, UNetConfig, count_macs
+from training.sheets import draw_curve, draw_sheet
+
+# Input sizes, (width, height): landscape 16:9 and 4:3, square, portrait 3:4 and 9:16; about 56,000 pixels each.
+SIZES = ((320, 176), (272, 208), (240, 240), (208, 272), (176, 320))
+# (share of the run at which the stage begins, scale of the sizes): most of what is learnt is learnt cheaply small.
+STAGES = ((0.0, 0.6), (0.45, 0.8), (0.72, 1.0))
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One training run. Written to the checkpoint's JSON."""
+
+    model: UNetConfig = field(default_factory=UNetConfig)
+    sizes: tuple[tuple[int, int], ...] = SIZES
+    batch: int = 32
+    epoch_pictures: int = 16384
+    rate: float = 2e-3
+    warmup: float = 0.01
+    weight_decay: float = 0.05
+    ema: float = 0.9995
+    own_past: float = 0.2  # share of the last stage's steps whose past is the network's own answer
+    seed: int = 1
+
+    @staticmethod
+    def from_dict(values: dict[str, Any]) -> TrainConfig:
+        """The inverse of `dataclasses.asdict`, after a trip through JSON."""
+        values = dict(values)
+        model = values.pop("model")
+        model = UNetConfig(model["stem"], tuple(model["widths"]), tuple(model["blocks"]), model["head"])
+        values["sizes"] = tuple(tuple(s) for s in values["sizes"])
+        return TrainConfig(model=model, **values)
+
+
+def learning_rate(config: TrainConfig, done: float) -> float:
+    """Linear warm-up, then a cosine to zero; `done` is the share of the run."""
+    if done < config.warmup:
+        return config.rate * (done / config.warmup + 0.01)
+    return config.rate * (0.5 + 0.5 * math.cos(math.pi * min(1.0, (done - config.warmup) / (1 - config.warmup)))) + 1e-6
+
+
+def stage_of(done: float) -> int:
+    """Number of the picture-size stage at a share of the run."""
+    return max(i for i, (start, _) in enumerate(STAGES) if done >= start)
+
+
+def stage_sizes(config: TrainConfig, stage: int) -> list[tuple[int, int]]:
+    """The input sizes of a stage, rounded to multiples of 16."""
+    k = STAGES[stage][1]
+    return [(max(16, round(w * k / 16) * 16), max(16, round(h * k / 16) * 16)) for w, h in config.sizes]
+
+
+class Average:
+    """Exponential moving average of weights and norm statistics, warmed up over the first steps."""
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.model = deepcopy(model).eval()
+        self.decay, self.steps = decay, 0
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        """Takes one training step's weights in."""
+        self.steps += 1
+        decay = min(self.decay, (1 + self.steps) / (20 + self.steps))
+        for mine, new in zip(self.model.state_dict().values(), model.state_dict().values(), strict=True):
+            if mine.dtype.is_floating_point:
+                mine.lerp_(new, 1 - decay)
+            else:
+                mine.copy_(new)
+
+
+def load_checkpoint(path: Path) -> tuple[UNet, TrainConfig]:
+    """The network of a `best.pt` (with its `best.json` beside it), in eval mode, float32."""
+    config = TrainConfig.from_dict(json.loads(path.with_suffix(".json").read_text())["config"])
+    model = UNet(config.model)
+    model.load_state_dict({k: v.float() for k, v in torch.load(path, weights_only=True).items()})
+    return model.eval(), config
+
+
+def save_best(out: Path, model: nn.Module, config: TrainConfig, figures: dict[str, Any]) -> None:
+    """fp16 weights and readable JSON; written beside and renamed, so a kill leaves the older pair whole."""
+    weights = {k: v.half() if v.dtype.is_floating_point else v for k, v in model.state_dict().items()}
+    torch.save(weights, out / "best.pt.new")
+    (out / "best.json.new").write_text(json.dumps({"config": asdict(config), "figures": figures}, indent=1))
+    os.replace(out / "best.pt.new", out / "best.pt")
+    os.replace(out / "best.json.new", out / "best.json")
+
+
+class Run:
+    """The state of one training run, from its start or from `last.pt`."""
+
+    def __init__(self, config: TrainConfig, out: Path, device: str) -> None:
+        torch.manual_seed(config.seed)
+        self.config, self.out, self.device = config, out, device
+        self.model = UNet(config.model).to(device, memory_format=torch.channels_last)
+        self.average = Average(self.model, config.ema)
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=config.rate, weight_decay=config.weight_decay)
+        self.rng = np.random.default_rng(config.seed)
+        self.spent = 0.0  # seconds of training
+        self.history: list[dict[str, Any]] = []
+        last = out / "last.pt"
+        if last.exists():
+            state = torch.load(last, map_location=device, weights_only=True)
+            self.model.load_state_dict(state["model"])
+            self.average.model.load_state_dict(state["average"])
+            self.average.steps = state["average_steps"]
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.spent = state["spent"]
+            self.history = json.loads((out / "history.json").read_text())
+            print(f"resumed after {self.spent / 60:.0f} min, {len(self.history)} epochs", flush=True)
+
+    def save(self) -> None:
+        """Everything needed to go on."""
+        state = {
+            "model": self.model.state_dict(),
+            "average": self.average.model.state_dict(),
+            "average_steps": self.average.steps,
+            "optimizer": self.optimizer.state_dict(),
+            "spent": self.spent,
+        }
+        torch.save(state, self.out / "last.pt.new")
+        os.replace(self.out / "last.pt.new", self.out / "last.pt")
+        (self.out / "history.json").write_text(json.dumps(self.history, indent=1))
+
+    def step(self, batch: Tensor, rate: float, own_past: bool) -> float:
+        """One optimizer step on a uint8 (N, 5, H, W) batch; returns the loss."""
+        data = batch.to(self.device, non_blocking=True).float().div_(255)
+        x = data[:, :4].contiguous(memory_format=torch.channels_last)
+        if own_past:
+            self.model.eval()
+            with torch.no_grad(), torch.autocast(self.device, torch.bfloat16):
+                x[:, 3:] = self.model(x)
+            self.model.train()
+        with torch.autocast(self.device, torch.bfloat16):
+            logits = self.model(x)
+        loss = matting_loss(logits, data[:, 4:])
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        self.average.update(self.model)
+        return float(loss.detach())
+
+
+def train(config: TrainConfig, data: Path, out: Path, *, hours: float | None, epochs: int | None, device: str) -> None:
+    """Runs to the end of its hours or epochs. Ctrl-C and errors leave a checkpoint to resume from."""
+    out.mkdir(parents=True, exist_ok=True)
+    cv2.setNumThreads(0)  # before the loader's workers are forked: they would wait for threads they do not have
+    validation = load_validation(data)
+    maker = SampleMaker(load_people(data), load_backgrounds(data))
+    run = Run(config, out, device)
+    parameters = sum(p.numel() for p in run.model.parameters())
+    macs = count_macs(UNet(config.model).eval(), config.sizes[0][1], config.sizes[0][0])
+    print(f"{len(maker.people)} people, {len(maker.scenes)} scenes, {parameters / 1e6:.2f} M parameters, "
+          f"{macs / 1e6:.0f} M multiply-adds at {config.sizes[0]}", flush=True)  # fmt: skip
+    steps = config.epoch_pictures // config.batch
+    best = max((h["iou"] for h in run.history), default=0.0)
+
+    def done() -> float:
+        return run.spent / 3600 / hours if hours else len(run.history) / (epochs or 1)
+
+    stage, loader = -1, None
+    try:
+        while done() < 1:
+            if stage_of(done()) != stage:
+                stage = stage_of(done())
+                source = Batches(maker, config.batch, stage_sizes(config, stage), config.seed + 1000 * len(run.history))
+                loader = iter(DataLoader(source, batch_size=None, num_workers=2, prefetch_factor=4))
+                print("sizes", stage_sizes(config, stage), flush=True)
+            assert loader is not None
+            run.model.train()
+            losses, start = [], time.monotonic()
+            for i in range(steps):
+                share = done() + (0 if hours else i / steps / (epochs or 1))
+                own = stage == len(STAGES) - 1 and run.rng.random() < config.own_past
+                began = time.monotonic()
+                losses.append(run.step(next(loader), learning_rate(config, share), own))
+                run.spent += time.monotonic() - began
+                if hours and (done() >= 1 or stage_of(done()) != stage):
+                    break
+            seconds = time.monotonic() - start
+            scores = evaluate(run.average.model, validation, config.sizes, device)
+            figures = {"epoch": len(run.history) + 1, "minutes": round(run.spent / 60, 1), "stage": stage,
+                       "loss": round(float(np.mean(losses)), 4), "pictures_s": round(len(losses) * config.batch / seconds),
+                       **summarize(scores)}  # fmt: skip
+            run.history.append(figures)
+            print(json.dumps(figures), flush=True)
+            if figures["iou"] > best:
+                best = figures["iou"]
+                save_best(out, run.average.model, config, figures)
+            draw_curve(run.history, out / "curve.png")
+            draw_sheet(run.average.model, validation, scores, config.sizes, out / "sheet.jpg", device)
+            run.save()
+    except BaseException:
+        run.save()
+        raise
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder with person/, alpha/ and backgrounds/")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the run, e.g. runs/balanced")
+    parser.add_argument("--hours", type=float, help="length of the run in hours of training")
+    parser.add_argument("--epochs", type=int, help="length of the run in epochs (instead of --hours)")
+    parser.add_argument("--batch", type=int, default=TrainConfig.batch)
+    parser.add_argument("--epoch-pictures", type=int, default=TrainConfig.epoch_pictures)
+    parser.add_argument("--seed", type=int, default=TrainConfig.seed)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    args = parser.parse_args(argv)
+    if (args.hours is None) == (args.epochs is None):
+        parser.error("give --hours or --epochs")
+    config = TrainConfig(batch=args.batch, epoch_pictures=args.epoch_pictures, seed=args.seed)
+    train(config, args.data, args.out, hours=args.hours, epochs=args.epochs, device=args.device)
+
+
+if __name__ == "__main__":
+    main()
