@@ -1,0 +1,44 @@
+"""What the engines use of this machine: its cores and the user's cache folder."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+logger = logging.getLogger("engines")
+
+# More threads gain little on networks this small, and the machine also decodes, encodes and holds a call.
+MOST_THREADS = 4
+
+
+def default_threads() -> int:
+    """Cores this process may use, 4 at most."""
+    affinity = getattr(os, "sched_getaffinity", None)  # Linux only
+    return min(MOST_THREADS, len(affinity(0)) if affinity else os.cpu_count() or 1)
+
+
+def cache_dir(*parts: str) -> Path | None:
+    """The folder for compiled networks, made if need be; None where nothing can be written.
+
+    $RTBG_CACHE_DIR, else `rtbg` in the user's cache folder; `parts` name a folder below it. Private to the
+    user where this makes it, as a compiled network can hold code. Never raises."""
+    try:
+        chosen = os.environ.get("RTBG_CACHE_DIR")
+        if chosen:
+            base = Path(chosen)
+        else:
+            import platformdirs
+
+            base = platformdirs.user_cache_path("rtbg", appauthor=False)
+        folder = base.joinpath(*parts)
+        base.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        usable = os.access(folder, os.W_OK | os.X_OK)
+    except (OSError, ValueError, ImportError) as exc:
+        logger.info("no cache folder (%s): networks are compiled anew at every start", exc)
+        return None
+    if not usable:
+        logger.info("the cache folder %s is not writable: networks are compiled anew at every start", folder)
+        return None
+    return folder
