@@ -57,6 +57,7 @@ class Block(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) to the same shape."""
         return F.relu(x + self.second(self.first(x)))
 
 
@@ -70,6 +71,7 @@ class Gate(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) to the same shape."""
         return x * torch.sigmoid(self.weigh(x))
 
 
@@ -83,6 +85,7 @@ class Up(nn.Module):
         self.refine = conv(out, out)
 
     def forward(self, deep: Tensor, skip: Tensor) -> Tensor:
+        """`deep` at half the size of `skip`; the result at the size of `skip`."""
         up = F.interpolate(self.deep(deep), scale_factor=2.0, mode="bilinear", align_corners=False)
         return self.refine(up + self.skip(skip))
 
@@ -108,6 +111,7 @@ class UNet(nn.Module):
         self.shuffle = nn.PixelShuffle(2)
 
     def forward(self, x: Tensor) -> Tensor:
+        """See the class."""
         x = torch.cat((x[:, :3] * 2.0 - 1.0, x[:, 3:]), dim=1)
         x0 = self.stem(x)
         x1 = self.stage1(x0)

@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import time
 from collections.abc import Sequence
 from copy import deepcopy
@@ -54,7 +53,7 @@ class TrainConfig:
     warmup: float = 0.01
     weight_decay: float = 0.05
     ema: float = 0.9995
-    own_past: float = 0.2  # share of the last stage's steps whose past is the network's own answer
+    own_past: float = 0.6  # share of the steps, after the first stage, with the network's own answers as pasts
     seed: int = 1
 
     @staticmethod
@@ -112,13 +111,14 @@ def load_checkpoint(path: Path) -> tuple[UNet, TrainConfig]:
     return model.eval(), config
 
 
-def save_best(out: Path, model: nn.Module, config: TrainConfig, figures: dict[str, Any]) -> None:
+def save_best(out: Path, model: nn.Module, config: TrainConfig, how: dict[str, str], figures: dict[str, Any]) -> None:
     """fp16 weights and readable JSON; written beside and renamed, so a kill leaves the older pair whole."""
+    card = {"config": asdict(config), **how, "figures": figures}
     weights = {k: v.half() if v.dtype.is_floating_point else v for k, v in model.state_dict().items()}
     torch.save(weights, out / "best.pt.new")
-    (out / "best.json.new").write_text(json.dumps({"config": asdict(config), "figures": figures}, indent=1))
-    os.replace(out / "best.pt.new", out / "best.pt")
-    os.replace(out / "best.json.new", out / "best.json")
+    (out / "best.json.new").write_text(json.dumps(card, indent=1))
+    (out / "best.pt.new").replace(out / "best.pt")
+    (out / "best.json.new").replace(out / "best.json")
 
 
 class Run:
@@ -154,7 +154,7 @@ class Run:
             "spent": self.spent,
         }
         torch.save(state, self.out / "last.pt.new")
-        os.replace(self.out / "last.pt.new", self.out / "last.pt")
+        (self.out / "last.pt.new").replace(self.out / "last.pt")
         (self.out / "history.json").write_text(json.dumps(self.history, indent=1))
 
     def step(self, batch: Tensor, rate: float, own_past: bool) -> float:
@@ -162,10 +162,15 @@ class Run:
         data = batch.to(self.device, non_blocking=True).float().div_(255)
         x = data[:, :4].contiguous(memory_format=torch.channels_last)
         if own_past:
+            # Half the batch gets the network's own answer, a little displaced, as its past: it must not learn that
+            # a past is always right, or its own mistakes would feed on themselves.
+            half = x[: len(x) // 2]
             self.model.eval()
             with torch.no_grad(), torch.autocast(self.device, torch.bfloat16):
-                x[:, 3:] = self.model(x)
+                answer = self.model(half).float()
             self.model.train()
+            dy, dx = (int(d) for d in self.rng.integers(-3, 4, 2))
+            half[:, 3:] = torch.roll(answer, (dy, dx), (2, 3))
         with torch.autocast(self.device, torch.bfloat16):
             logits = self.model(x)
         loss = matting_loss(logits, data[:, 4:])
@@ -191,6 +196,10 @@ def train(config: TrainConfig, data: Path, out: Path, *, hours: float | None, ep
     print(f"{len(maker.people)} people, {len(maker.scenes)} scenes, {parameters / 1e6:.2f} M parameters, "
           f"{macs / 1e6:.0f} M multiply-adds at {config.sizes[0]}", flush=True)  # fmt: skip
     steps = config.epoch_pictures // config.batch
+    how = {
+        "length": f"--hours {hours}" if hours else f"--epochs {epochs}",
+        "device": torch.cuda.get_device_name() if device == "cuda" else f"{torch.get_num_threads()} CPU cores",
+    }
     best = max((h["iou"] for h in run.history), default=0.0)
 
     def done() -> float:
@@ -209,7 +218,7 @@ def train(config: TrainConfig, data: Path, out: Path, *, hours: float | None, ep
             losses, start = [], time.monotonic()
             for i in range(steps):
                 share = done() + (0 if hours else i / steps / (epochs or 1))
-                own = stage == len(STAGES) - 1 and run.rng.random() < config.own_past
+                own = stage > 0 and run.rng.random() < config.own_past
                 began = time.monotonic()
                 losses.append(run.step(next(loader), learning_rate(config, share), own))
                 run.spent += time.monotonic() - began
@@ -217,14 +226,19 @@ def train(config: TrainConfig, data: Path, out: Path, *, hours: float | None, ep
                     break
             seconds = time.monotonic() - start
             scores = evaluate(run.average.model, validation, config.sizes, device)
-            figures = {"epoch": len(run.history) + 1, "minutes": round(run.spent / 60, 1), "stage": stage,
-                       "loss": round(float(np.mean(losses)), 4), "pictures_s": round(len(losses) * config.batch / seconds),
-                       **summarize(scores)}  # fmt: skip
+            figures = {
+                "epoch": len(run.history) + 1,
+                "minutes": round(run.spent / 60, 1),
+                "stage": stage,
+                "loss": round(float(np.mean(losses)), 4),
+                "pictures_s": round(len(losses) * config.batch / seconds),
+                **summarize(scores),
+            }
             run.history.append(figures)
             print(json.dumps(figures), flush=True)
             if figures["iou"] > best:
                 best = figures["iou"]
-                save_best(out, run.average.model, config, figures)
+                save_best(out, run.average.model, config, how, figures)
             draw_curve(run.history, out / "curve.png")
             draw_sheet(run.average.model, validation, scores, config.sizes, out / "sheet.jpg", device)
             run.save()

@@ -1,0 +1,100 @@
+"""What Python programs call: `matte` for one picture, `replace_background` for a file.
+
+The engine behind them is loaded once per process, model and engine name. Used by the command line too.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from fractions import Fraction
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from engines import Engine, EngineError, load
+from rtbg.backgrounds import open_background, parse_background
+from rtbg.color import rgb_to_planes
+from rtbg.errors import MattingError
+from rtbg.frame import BT709, FULL, Array, Color, Frame, StreamInfo
+from rtbg.matting import Matting
+from rtbg.options import Options
+from rtbg.pipeline import Stats, Stop, run
+from rtbg.protocols import Source
+from rtbg.sinks import open_sink
+from rtbg.sources import open_source
+from rtbg.threads import codec_threads, engine_threads
+
+_lock = threading.Lock()
+
+
+@lru_cache(maxsize=8)
+def shared_engine(model: str, engine: str, device: str, threads: int) -> Engine:
+    """The process's one engine for these choices. Raises MattingError."""
+    try:
+        return load(model, engine=engine, device=device, threads=threads)
+    except EngineError as exc:
+        raise MattingError(str(exc)) from exc
+
+
+def matte(image: Array, *, model: str | None = None, engine: str = "auto") -> Array:
+    """The alpha matte of one picture.
+
+    image: uint8 (H, W, 3) RGB. Returns float32 (H, W): 0 background, 1 person.
+    model: a shipped model's name or an ONNX file; None: the default. Safe to call from several threads (they
+    take turns). Raises ValueError for another kind of array, MattingError when the model cannot run.
+    """
+    if not isinstance(image, np.ndarray) or image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        what = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+        raise ValueError(f"the picture is a uint8 array of shape (H, W, 3) in RGB, not {what}")
+    if 0 in image.shape:
+        raise ValueError(f"the picture is empty: {image.shape}")
+    height, width = image.shape[:2]
+    color = Color(BT709, FULL)
+    planes = rgb_to_planes(image, color, height=height, bits=8, chroma=(1, 1))
+    info = StreamInfo(width, height, Fraction(1), Fraction(1), color, chroma=(1, 1), frames=1, still=True)
+    with _lock:
+        runner = shared_engine(model or Options().model, engine, "auto", engine_threads())
+        ((_, alpha),) = Matting(runner, info).push(Frame(planes, 0, Fraction(1), color))
+    return alpha.astype(np.float32) / np.float32(255)
+
+
+def replace_background(
+    source: str | Path | Source,
+    output: str | Path,
+    *,
+    background: str | Path = "blur",
+    options: Options | None = None,
+    stop: Stop | None = None,
+    progress: Callable[[Stats], None] | None = None,
+) -> Stats:
+    """Writes `source` (a video or picture file, or an open Source, which is closed) to `output` with another
+    background, its sound kept.
+
+    background: as `Options.background`; it wins over that of `options`. progress is called about ten times a
+    second with what has been done so far. Raises RtbgError of the kind that fits; `output` is then as it was.
+    """
+    chosen = options or Options()
+    spec = parse_background(str(background))
+    runner = shared_engine(chosen.model, chosen.engine, chosen.device, chosen.threads or engine_threads())
+    opened = (
+        open_source(source, start=chosen.start, duration=chosen.duration) if isinstance(source, (str, Path)) else source
+    )
+    try:
+        behind = open_background(spec, opened.info, fit=chosen.fit)
+        sink = open_sink(
+            output,
+            opened.info,
+            alpha=spec.kind == "transparent" and chosen.show != "matte",
+            codec=chosen.codec,
+            crf=chosen.crf,
+            preset=chosen.preset,
+            audio=chosen.audio,
+            overwrite=chosen.overwrite,
+            threads=codec_threads(),
+        )
+    except BaseException:
+        opened.close()
+        raise
+    return run(opened, Matting(runner, opened.info), behind, [sink], show=chosen.show, stop=stop, progress=progress)

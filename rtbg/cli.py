@@ -1,0 +1,233 @@
+"""The command line: fills `Options`, runs the files one after another, turns errors into one line.
+
+Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from rtbg.errors import Aborted, OutputError, RtbgError, UsageError
+from rtbg.options import CODECS, ENGINES, FITS, SHOWS, Options, seconds
+from rtbg.version import __version__
+
+if TYPE_CHECKING:
+    from rtbg.pipeline import Stats, Stop
+
+DONE, FAILED, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
+STILLS = {".png", ".jpg", ".jpeg", ".webp"}
+VIDEOS = {".mp4", ".mov", ".mkv", ".webm"}
+
+EPILOG = """\
+backgrounds:
+  beach.jpg, loop.mp4, anim.gif   a picture or a video (looped)
+  blur, blur:0.8                  the real background, blurred: 0 to 1
+  "#00b140", green, white         a colour
+  {generated}  generated ones
+  transparent                     none: to .png, .webp, .mov, .webm or .mkv
+
+examples:
+  rtbg in.mp4 -o out.mp4 --bg beach.jpg
+  rtbg photo.jpg -o cutout.png --bg transparent
+  rtbg *.mp4 -o done/ --bg blur
+  rtbg --demo -o out.mp4
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser; its defaults are those of `Options`."""
+    from rtbg.backgrounds.names import GENERATED
+
+    d = Options()
+    parser = argparse.ArgumentParser(
+        prog="rtbg",
+        description="Replaces the background of videos and pictures of people.",
+        epilog=EPILOG.format(generated=", ".join(GENERATED)),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("inputs", nargs="*", metavar="INPUT", type=Path, help="video or picture files")
+    add("--demo", action="store_true", help="an animated portrait as the input, to try it with nothing at hand")
+    add("-o", "--output", metavar="OUTPUT", help="output file, or a folder (ending in /) for several inputs; "
+        "its suffix chooses the kind: .mp4 .mov .mkv .webm, .png .jpg .webp (default: NAME-rtbg beside the input)")  # fmt: skip
+    add("-y", "--overwrite", action="store_true", help="replace an existing output")
+    add("--bg", "--background", dest="background", metavar="SPEC", default=d.background,
+        help="what to put behind the person, see below (default: %(default)s)")  # fmt: skip
+    add(
+        "--bg-fit", dest="fit", choices=FITS, default=d.fit, help="how a picture fills the frame (default: %(default)s)"
+    )
+    add("--show", choices=SHOWS, default=d.show, help="what is written (default: %(default)s)")
+    add("--start", metavar="TIME", type=_time, default=d.start, help="begin there: seconds or H:MM:SS")
+    add("--duration", metavar="TIME", type=_time, default=d.duration, help="stop after that much")
+    add("--codec", choices=CODECS, default=d.codec, help="video codec (default: what suits the output's suffix)")
+    add("--crf", metavar="N", type=int, default=d.crf, help="quality of the codec, lower is better")
+    add("--preset", default=d.preset, help="speed of the codec, e.g. veryfast")
+    add("--no-audio", dest="audio", action="store_false", help="leave sound and subtitles out")
+    add("--model", default=d.model, metavar="NAME|FILE.onnx", help="matting network (default: %(default)s)")
+    add("--engine", choices=ENGINES, default=d.engine, help="what runs the network (default: %(default)s)")
+    add("--device", default=d.device, help="device of the engine (default: %(default)s)")
+    add("--threads", type=int, metavar="N", default=d.threads, help="threads for the network")
+    add("-v", "--verbose", action="store_true", help="say more: time of every stage")
+    add("-q", "--quiet", action="store_true", help="say nothing but errors")
+    add("--version", action="version", version=f"rtbg {__version__}")
+    return parser
+
+
+def _time(text: str) -> float:
+    try:
+        return seconds(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a time: seconds or H:MM:SS") from None
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the exit code."""
+    parser = build_parser()
+    args = parser.parse_args(argv)
+    handler = _Lines()
+    logging.getLogger().addHandler(handler)
+    logging.getLogger().setLevel(logging.ERROR if args.quiet else logging.INFO if args.verbose else logging.WARNING)
+    try:
+        if not args.inputs and not args.demo:
+            raise UsageError("nothing to do: name a video or picture, or --demo (rtbg --help shows all)")
+        names = {f for f in Options.__dataclass_fields__ if hasattr(args, f)}
+        return _files(args, Options(**{n: getattr(args, n) for n in names}))
+    except UsageError as exc:
+        return _say_error(exc, WRONG_USAGE)
+    except RtbgError as exc:
+        return _say_error(exc, FAILED)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    finally:
+        logging.getLogger().removeHandler(handler)
+
+
+class _Lines(logging.Handler):
+    """Log records as plain lines on stderr (looked up anew each time: the progress bar redirects it)."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(f"rtbg: {record.levelname.lower()}: {record.getMessage()}", file=sys.stderr)
+
+
+def _say_error(exc: Exception, code: int) -> int:
+    print(f"rtbg: error: {' '.join(str(exc).split())}", file=sys.stderr)
+    return code
+
+
+def plan_outputs(
+    inputs: Sequence[Path], output: str | None, options: Options, *, demo: bool
+) -> list[tuple[Path | None, Path]]:
+    """(input, output) pairs; the demo's input is None. Raises UsageError, OutputError."""
+    sources: list[Path | None] = [*inputs, *([None] if demo else [])]
+    folder = None
+    if output is not None and (output.endswith(("/", "\\")) or Path(output).is_dir()):
+        folder = Path(output)
+        if not folder.is_dir():
+            raise OutputError(f"the output folder {folder} does not exist: create it first")
+    if output is not None and folder is None:
+        if len(sources) > 1:
+            raise UsageError(f"{len(sources)} inputs need a folder: -o {output}/")
+        return [(sources[0], Path(output))]
+    pairs = [(s, (folder or (s.parent if s else Path())) / _name(s, options, beside=folder is None)) for s in sources]
+    outputs = [o for _, o in pairs]
+    for target in outputs:
+        if outputs.count(target) > 1:
+            raise UsageError(f"two inputs would be written to {target}: give them different names")
+    return pairs
+
+
+def _name(source: Path | None, options: Options, *, beside: bool) -> str:
+    """NAME-rtbg.EXT (NAME.EXT in another folder); a suffix that cannot be written becomes one that can."""
+    suffix = source.suffix.lower() if source else ".mp4"
+    clear = options.background == "transparent" and options.show != "matte"
+    if suffix in STILLS or suffix in {".bmp", ".tif", ".tiff"}:
+        suffix = ".png" if suffix not in STILLS or (clear and suffix in {".jpg", ".jpeg"}) else suffix
+    elif suffix not in VIDEOS or (clear and suffix == ".mp4"):
+        suffix = ".mov" if clear else ".mp4"
+    return (source.stem if source else "demo") + ("-rtbg" if beside else "") + suffix
+
+
+def _files(args: argparse.Namespace, options: Options) -> int:
+    """Every input in turn; a failing one does not keep the others from being done."""
+    pairs = plan_outputs(args.inputs, args.output, options, demo=args.demo)
+    sys.setswitchinterval(0.0005)  # the codecs' threads get the interpreter lock back quickly
+    import cv2
+
+    from rtbg.backgrounds import parse_background
+    from rtbg.pipeline import Stop
+
+    cv2.setNumThreads(1)  # the stages run side by side already
+    parse_background(options.background)  # before anything starts
+    stop, code = Stop(), DONE
+    with _signals(stop):
+        for source, output in pairs:
+            if stop.ended:
+                return INTERRUPTED
+            try:
+                stats = _one(source, output, options, stop, args)
+            except Aborted:
+                print("rtbg: aborted: nothing was written", file=sys.stderr)
+                return INTERRUPTED
+            except RtbgError as exc:
+                if len(pairs) == 1:
+                    raise
+                code = _say_error(exc, FAILED)
+                continue
+            if stats.interrupted:
+                return INTERRUPTED
+    return code
+
+
+def _one(source: Path | None, output: Path, options: Options, stop: Stop, args: argparse.Namespace) -> Stats:
+    from rtbg.api import replace_background
+    from rtbg.progress import progress_bar
+    from rtbg.sources import open_source
+    from rtbg.sources.demo import DemoSource
+
+    opened = open_source(source, start=options.start, duration=options.duration) if source else DemoSource()
+    label = source.name if source else "demo"
+    with progress_bar(label, opened.info, show=not args.quiet) as progress:
+        stats = replace_background(
+            opened, output, background=options.background, options=options, stop=stop, progress=progress
+        )
+    if not args.quiet:
+        _report(stats, output, verbose=args.verbose)
+    return stats
+
+
+def _report(stats: Stats, output: Path, *, verbose: bool) -> None:
+    what = "interrupted: what was finished is in" if stats.interrupted else "wrote"
+    partial = output.with_name(f"{output.stem}.partial{output.suffix}")
+    target = partial if stats.interrupted and partial.exists() else output
+    print(f"{what} {target}: {stats.frames_out} frames, {stats.fps:.1f} fps, {stats.engine}", file=sys.stderr)
+    if verbose and stats.frames_out:
+        parts = (f"{name} {1000 * t / stats.frames_out:.2f}" for name, t in stats.stages.items())
+        print("milliseconds a frame: " + ", ".join(parts), file=sys.stderr)
+
+
+@contextmanager
+def _signals(stop: Stop) -> Iterator[None]:
+    """First Ctrl-C or SIGTERM: end of stream. Second: abort. Third: the system's default, for a stage that hangs."""
+
+    def handle(number: int, _frame: FrameType | None) -> None:
+        if stop.ended:
+            stop.abort()
+            signal.signal(number, signal.SIG_DFL)
+        else:
+            stop.end()
+            print("rtbg: finishing what has been read; again to give up", file=sys.stderr)
+
+    kept = {s: signal.signal(s, handle) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, old in kept.items():
+            signal.signal(number, old)

@@ -1,0 +1,64 @@
+"""Every choice a user has, with its default, once. The command line and the Python functions only fill it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rtbg.errors import UsageError
+
+FITS = ("cover", "contain", "stretch")
+SHOWS = ("composite", "matte", "foreground")
+CODECS = ("h264", "hevc", "av1", "vp9", "prores", "ffv1")
+ENGINES = ("auto", "openvino", "onnxruntime")
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What to do with an input. Raises UsageError for values that make no sense.
+
+    background: a picture or video file, `blur` or `blur:STRENGTH`, a colour, `transparent`, or a generated
+        background's name. start, duration: the part of the input to use, in seconds.
+    codec, crf, preset: None leaves the choice to the output's suffix.
+    threads: for the engine; None: what suits the machine.
+    """
+
+    background: str = "blur"
+    fit: str = "cover"
+    show: str = "composite"
+    model: str = "balanced"
+    engine: str = "auto"
+    device: str = "auto"
+    start: float = 0.0
+    duration: float | None = None
+    codec: str | None = None
+    crf: int | None = None
+    preset: str | None = None
+    audio: bool = True
+    overwrite: bool = False
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, value, known in (
+            ("--bg-fit", self.fit, FITS),
+            ("--show", self.show, SHOWS),
+            ("--codec", self.codec, (None, *CODECS)),
+            ("--engine", self.engine, ENGINES),
+        ):
+            if value not in known:
+                raise UsageError(f"{name} {value!r} is not known: one of {', '.join(str(k) for k in known if k)}")
+        if not self.start >= 0:
+            raise UsageError(f"--start is 0 or more seconds, not {self.start}")
+        if self.duration is not None and not self.duration > 0:
+            raise UsageError(f"--duration is more than 0 seconds, not {self.duration}")
+        if self.threads is not None and self.threads < 1:
+            raise UsageError(f"--threads is at least 1, not {self.threads}")
+
+
+def seconds(text: str) -> float:
+    """Seconds of `90`, `1:30` or `0:01:30.5`. Raises ValueError."""
+    total = 0.0
+    for part in text.split(":"):
+        total = total * 60 + float(part)
+    if len(text.split(":")) > 3 or not 0 <= total < float("inf"):
+        raise ValueError(text)
+    return total

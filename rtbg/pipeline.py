@@ -1,0 +1,204 @@
+"""The whole flow. Read this file first.
+
+     reader thread              worker thread                                       one thread per sink
+    source.read ──Link──▶ matting.push ─▶ background.at ─▶ compositor ──Link──▶ sink.write, sink.close
+                           small RGB, engine, upsampling
+
+- A frame leaves with its own matte, never an older one: they travel as a pair.
+- End of stream (also the first Ctrl-C, `Stop.end`) closes each link in turn; every stage drains, files get
+  their trailers.
+- An error in any stage, or `Stop.abort`, aborts every link: all threads end, sinks drop what they have
+  (an older output file stays untouched), and `run` raises the first error.
+
+Memory bound: `QUEUE` frames on each link and what a codec holds back.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+
+from rtbg.composite import Compositor
+from rtbg.errors import Aborted
+from rtbg.frame import Frame
+from rtbg.link import Link, LinkAborted
+from rtbg.matting import Matting
+from rtbg.protocols import Background, Sink, Source
+
+QUEUE = 4  # frames between two stages: enough to even out the encoder's uneven pace
+
+
+class Stop:
+    """Ends a run from outside, from any thread or a signal handler."""
+
+    def __init__(self) -> None:
+        self.ended = self.aborted = False
+
+    def end(self) -> None:
+        """End of stream now: what has been read is finished and written."""
+        self.ended = True
+
+    def abort(self) -> None:
+        """Give up now: outputs are dropped, `run` raises Aborted."""
+        self.ended = self.aborted = True
+
+
+@dataclass(slots=True)
+class Stats:
+    """What a run did. Times are wall-clock seconds of each stage's own thread, waiting excluded."""
+
+    engine: str = ""
+    frames_in: int = 0
+    frames_out: int = 0
+    dropped: int = 0
+    seconds: float = 0.0
+    position: float = 0.0  # seconds of the source that have been read
+    interrupted: bool = False
+    stages: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def fps(self) -> float:
+        """Frames a second over the whole run so far."""
+        return self.frames_out / self.seconds if self.seconds else 0.0
+
+
+def run(
+    source: Source,
+    matting: Matting,
+    background: Background,
+    sinks: Sequence[Sink],
+    *,
+    show: str = "composite",
+    stop: Stop | None = None,
+    progress: Callable[[Stats], None] | None = None,
+) -> Stats:
+    """Takes every frame from source to sinks; returns when all outputs are whole.
+
+    Owns source, background and sinks: they are closed (or aborted) whatever happens. The matting's engine
+    stays the caller's. progress is called about ten times a second, on the caller's thread.
+    Raises what the first failing stage raised, or Aborted.
+    """
+    return _Run(source, matting, background, sinks, show, stop or Stop()).run(progress)
+
+
+class _Run:
+    """The threads and links of one run."""
+
+    def __init__(
+        self, source: Source, matting: Matting, background: Background, sinks: Sequence[Sink], show: str, stop: Stop
+    ) -> None:
+        self.source, self.matting, self.background, self.sinks = source, matting, background, sinks
+        self.stop = stop
+        self.compositor = Compositor(show=show)
+        self.stats = Stats(engine=matting.engine.device)
+        self.started = time.monotonic()
+        live = source.live
+        self.read: Link[Frame] = Link(1 if live else QUEUE, live=live)
+        self.made: list[Link[Frame]] = [Link(1 if live else QUEUE, live=live) for _ in sinks]
+        self.lock = threading.Lock()
+        self.error: BaseException | None = None
+
+    def run(self, progress: Callable[[Stats], None] | None) -> Stats:
+        threads = [
+            threading.Thread(target=self._guard, args=(self._reader,), name="rtbg-reader"),
+            threading.Thread(target=self._guard, args=(self._worker,), name="rtbg-worker"),
+        ]
+        for i, (sink, link) in enumerate(zip(self.sinks, self.made, strict=True)):
+            threads.append(threading.Thread(target=self._guard, args=(self._writer, sink, link), name=f"rtbg-sink-{i}"))
+        with ExitStack() as stack:
+            stack.callback(self.source.close)
+            stack.callback(self.background.close)
+            for sink in self.sinks:
+                stack.callback(sink.abort)  # nothing to do for one that was closed
+            try:
+                for thread in threads:
+                    thread.start()
+                for thread in threads:
+                    while thread.is_alive():
+                        thread.join(0.1)
+                        self._watch(progress)
+            except BaseException as exc:  # KeyboardInterrupt, or the progress callback failed
+                self._fail(exc)
+            for thread in threads:
+                if thread.ident is not None:
+                    thread.join()
+        self.stats.dropped = self.read.dropped + sum(link.dropped for link in self.made)
+        if self.error is not None:
+            raise self.error
+        return self.stats
+
+    def _watch(self, progress: Callable[[Stats], None] | None) -> None:
+        self.stats.seconds = time.monotonic() - self.started
+        if self.stop.aborted:
+            self._fail(Aborted("aborted"))
+        if progress is not None:
+            progress(self.stats)
+
+    def _guard(self, stage: Callable[..., None], *args: object) -> None:
+        """Runs a stage on its thread; the first error of all stages is kept and ends the run."""
+        try:
+            stage(*args)
+        except LinkAborted:
+            pass
+        except BaseException as exc:
+            self._fail(exc)
+
+    def _fail(self, exc: BaseException) -> None:
+        with self.lock:
+            if self.error is None:
+                self.error = exc
+        self.read.abort()
+        for link in self.made:
+            link.abort()
+
+    @contextmanager
+    def _timed(self, stage: str) -> Iterator[None]:
+        """Adds the time of its body to the stage's sum. Each stage belongs to one thread."""
+        began = time.perf_counter()
+        yield
+        self.stats.stages[stage] = self.stats.stages.get(stage, 0.0) + time.perf_counter() - began
+
+    def _reader(self) -> None:
+        while not self.stop.ended:
+            with self._timed("read"):
+                frame = self.source.read()
+            if frame is None:
+                break
+            self.stats.frames_in += 1
+            self.stats.position = frame.seconds
+            self.read.put(frame)
+        else:
+            self.stats.interrupted = True
+        self.read.close()
+
+    def _worker(self) -> None:
+        while (frame := self.read.get()) is not None:
+            with self._timed("matting"):
+                pairs = self.matting.push(frame)
+            self._finish(pairs)
+        with self._timed("matting"):
+            pairs = self.matting.flush()
+        self._finish(pairs)
+        for link in self.made:
+            link.close()
+
+    def _finish(self, pairs: list[tuple[Frame, Matting.Alpha]]) -> None:
+        for frame, alpha in pairs:
+            with self._timed("background"):
+                planes = self.background.at(frame, alpha)
+            with self._timed("composite"):
+                done = self.compositor(frame, alpha, planes)
+            for link in self.made:
+                link.put(done)
+            self.stats.frames_out += 1
+
+    def _writer(self, sink: Sink, link: Link[Frame]) -> None:
+        name = type(sink).__name__
+        while (frame := link.get()) is not None:
+            with self._timed(name):
+                sink.write(frame)
+        with self._timed(name):
+            sink.close(interrupted=self.stats.interrupted)

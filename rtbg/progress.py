@@ -1,0 +1,53 @@
+"""The progress bar of a file run, on the terminal only."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rtbg.frame import StreamInfo
+from rtbg.pipeline import Stats
+
+
+def total_frames(info: StreamInfo) -> float | None:
+    """Frames to expect: as the container says, else from its length; None where neither is known."""
+    if info.frames is not None:
+        return float(info.frames)
+    return info.duration * float(info.rate) if info.duration else None
+
+
+@contextmanager
+def progress_bar(label: str, info: StreamInfo, *, show: bool) -> Iterator[Callable[[Stats], None] | None]:
+    """Gives a callback for `pipeline.run`; None, and no bar, when `show` is false or stderr is no terminal."""
+    if not show or not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        TaskProgressColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TaskProgressColumn(),
+        TextColumn("{task.completed:.0f} frames  {task.fields[fps]:.0f} fps"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    total = total_frames(info)
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(label, total=total, fps=0.0)
+
+        def update(stats: Stats) -> None:
+            known = total if total is None else max(total, stats.frames_out)
+            bar.update(task, completed=stats.frames_out, total=known, fps=stats.fps)
+
+        yield update

@@ -1,0 +1,205 @@
+"""The command line as a real process, with the real shipped model on real media."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+import pytest
+
+from rtbg.version import __version__
+from tests.media import make_video, picture, read_video
+
+RTBG = [sys.executable, "-m", "rtbg"]
+
+
+def rtbg(*args: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*RTBG, *map(str, args)], capture_output=True, text=True, timeout=100, cwd=cwd)
+
+
+def failed(done: subprocess.CompletedProcess[str], code: int, *words: str) -> None:
+    """One line, the right exit code, no traceback, the words in it."""
+    assert done.returncode == code, done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    assert len(lines) == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    for word in words:
+        assert word in done.stderr
+
+
+def color_at(path: Path, x: int, y: int, frame: int = 0) -> np.ndarray:
+    return read_video(path)[0][frame][y, x].astype(int)
+
+
+def test_version_and_help_are_quick_and_light() -> None:
+    assert rtbg("--version").stdout.strip() == f"rtbg {__version__}"
+    shown = rtbg("--help")
+    assert shown.returncode == 0
+    for word in ("--bg", "--show", "--demo", "transparent", "studio"):
+        assert word in shown.stdout
+    code = "import sys, rtbg; print([m for m in ('torch', 'openvino', 'cv2', 'av') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+def test_video_to_video(tmp_path: Path) -> None:
+    clip = make_video(tmp_path / "in.mp4", size=(320, 192), frames=15, audio="aac")
+    done = rtbg(clip, "-o", tmp_path / "out.mp4", "--bg", "#2060c0")
+    assert done.returncode == 0, done.stderr
+    pictures, times = read_video(tmp_path / "out.mp4")
+    assert times == [Fraction(k, 25) for k in range(15)]
+    # Nobody is in this clip: it is background nearly everywhere.
+    share = np.mean(np.abs(pictures[7].astype(int) - (0x20, 0x60, 0xC0)).max(axis=2) <= 6)
+    assert share > 0.9
+    with av.open(str(tmp_path / "out.mp4")) as out:
+        assert len(out.streams.audio) == 1
+
+
+def test_demo_keeps_the_person(tmp_path: Path) -> None:
+    done = rtbg("--demo", "--duration", "0.4", "--bg", "#ff00ff", "-o", "demo.mp4", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    pictures, _ = read_video(tmp_path / "demo.mp4")
+    magenta = np.abs(pictures[5].astype(int) - (255, 0, 255)).max(axis=2) < 40
+    assert 0.25 < magenta.mean() < 0.8
+    assert magenta[:200, :200].mean() > 0.9, "the corner is background"
+    h, w = magenta.shape
+    assert magenta[h // 3 : 2 * h // 3, int(0.45 * w) : int(0.55 * w)].mean() < 0.1, "the person is there"
+
+
+def test_still_cutout(tmp_path: Path) -> None:
+    from skimage.data import astronaut
+
+    cv2.imwrite(str(tmp_path / "photo.jpg"), astronaut()[..., ::-1])
+    done = rtbg(tmp_path / "photo.jpg", "-o", tmp_path / "cutout.png", "--bg", "transparent")
+    assert done.returncode == 0, done.stderr
+    cut = cv2.imread(str(tmp_path / "cutout.png"), cv2.IMREAD_UNCHANGED)
+    assert cut.shape == (512, 512, 4)
+    assert cut[100:170, 200:250, 3].mean() > 240 and cut[:100, :50, 3].mean() < 30
+
+
+def test_matte_video(tmp_path: Path) -> None:
+    done = rtbg("--demo", "--duration", "0.2", "--show", "matte", "-o", tmp_path / "m.mp4")
+    assert done.returncode == 0, done.stderr
+    shot = read_video(tmp_path / "m.mp4")[0][2]
+    assert shot[:100, :100].mean() < 25 and shot[300:400, 600:680].mean() > 230
+
+
+def test_several_inputs_into_a_folder(tmp_path: Path) -> None:
+    one = make_video(tmp_path / "one.mp4", frames=3)
+    bad = tmp_path / "bad.mp4"
+    bad.write_bytes(b"not a video at all")
+    cv2.imwrite(str(tmp_path / "two.png"), picture(64, 48, 0))
+    (tmp_path / "done").mkdir()
+    done = rtbg(one, bad, tmp_path / "two.png", "-o", f"{tmp_path}/done/")
+    assert done.returncode == 1 and "bad.mp4" in done.stderr
+    assert sorted(p.name for p in (tmp_path / "done").iterdir()) == ["one.mp4", "two.png"]
+
+
+def test_default_output_is_beside_the_input(tmp_path: Path) -> None:
+    clip = make_video(tmp_path / "in.mp4", frames=3)
+    assert rtbg(clip).returncode == 0
+    assert (tmp_path / "in-rtbg.mp4").exists()
+    failed(rtbg(clip), 1, "exists", "-y")
+    assert rtbg(clip, "-y").returncode == 0
+
+
+def test_start_and_duration(tmp_path: Path) -> None:
+    clip = make_video(tmp_path / "in.mp4", frames=50)
+    done = rtbg(clip, "-o", tmp_path / "out.mp4", "--start", "0.4", "--duration", "0:01")
+    assert done.returncode == 0, done.stderr
+    assert read_video(tmp_path / "out.mp4")[1] == [Fraction(k, 25) for k in range(25)]
+
+
+def test_bad_input_is_one_line(tmp_path: Path) -> None:
+    clip = make_video(tmp_path / "in.mp4", frames=2)
+    out = tmp_path / "out.mp4"
+    (tmp_path / "text.mp4").write_text("hello")
+    (tmp_path / "empty.mp4").touch()
+    with av.open(str(tmp_path / "sound.mp4"), "w") as sound:
+        stream = sound.add_stream("aac", rate=48000)
+        part = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        part.sample_rate = 48000
+        sound.mux(stream.encode(part))
+        sound.mux(stream.encode(None))
+    failed(rtbg(tmp_path / "none.mp4", "-o", out), 1, "none.mp4")
+    failed(rtbg(tmp_path / "text.mp4", "-o", out), 1, "text.mp4")
+    failed(rtbg(tmp_path / "empty.mp4", "-o", out), 1, "empty")
+    failed(rtbg(tmp_path / "sound.mp4", "-o", out), 1, "sound.mp4")
+    failed(rtbg(clip, "-o", tmp_path / "nowhere" / "out.mp4"), 1, "nowhere")
+    failed(rtbg(clip, "-o", clip, "-y"), 2, "input")
+    failed(rtbg(clip, "-o", out, "--bg", "#12345"), 1, "#12345")
+    failed(rtbg(clip, "-o", out, "--bg", tmp_path / "none.jpg"), 1, "none.jpg")
+    failed(rtbg(clip, "-o", out, "--bg", tmp_path / "text.mp4"), 1, "text.mp4")
+    failed(rtbg(clip, "-o", out, "--bg", "transparent"), 2, ".mov")
+    failed(rtbg(clip, "-o", out, "--model", "nonsense"), 1, "nonsense", "balanced")
+    failed(rtbg(clip, "-o", tmp_path / "out.xyz"), 2, ".xyz")
+    failed(rtbg(), 2, "--demo")
+    failed(rtbg(clip, clip, "-o", out), 2, "folder")
+    assert rtbg(clip, "-o", out, "--codec", "divx").returncode == 2
+    assert not out.exists() and sorted(p.name for p in tmp_path.iterdir() if p.name.startswith(".")) == []
+
+
+def test_truncated_input_writes_what_is_there(tmp_path: Path) -> None:
+    clip = make_video(tmp_path / "in.mkv", size=(320, 240), frames=60)
+    clip.write_bytes(clip.read_bytes()[: clip.stat().st_size * 2 // 3])
+    done = rtbg(clip, "-o", tmp_path / "out.mp4")
+    assert done.returncode == 0, done.stderr
+    assert 5 < len(read_video(tmp_path / "out.mp4")[0]) < 60
+
+
+@pytest.fixture(scope="module")
+def long_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("long") / "long.mp4"
+    return make_video(path, size=(640, 480), frames=1500, options={"preset": "ultrafast"})
+
+
+def start(*args: object, folder: Path) -> subprocess.Popen[str]:
+    """An rtbg that has written something already."""
+    process = subprocess.Popen([*RTBG, *map(str, args)], stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while process.poll() is None and time.monotonic() < deadline:
+        if any(p.name.startswith(".") and p.stat().st_size > 4096 for p in folder.iterdir()):
+            return process
+        time.sleep(0.02)
+    raise AssertionError(f"rtbg wrote nothing: {process.stderr.read() if process.stderr else ''}")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_signal_leaves_a_playable_file(long_clip: Path, tmp_path: Path, number: int) -> None:
+    process = start(long_clip, "-o", tmp_path / "out.mkv", folder=tmp_path)
+    process.send_signal(number)
+    assert process.wait(30) == 130
+    assert 0 < len(read_video(tmp_path / "out.mkv")[0]) < 1500
+    assert [p.name for p in tmp_path.iterdir()] == ["out.mkv"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+def test_an_interrupted_run_keeps_the_older_output(long_clip: Path, tmp_path: Path) -> None:
+    (tmp_path / "out.mkv").write_bytes(b"older")
+    process = start(long_clip, "-o", tmp_path / "out.mkv", "-y", folder=tmp_path)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(30) == 130
+    assert (tmp_path / "out.mkv").read_bytes() == b"older"
+    assert 0 < len(read_video(tmp_path / "out.partial.mkv")[0]) < 1500
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+def test_the_second_signal_gives_up(long_clip: Path, tmp_path: Path) -> None:
+    """The first may already have finished the file when the second comes; then that file is whole."""
+    process = start(long_clip, "-o", tmp_path / "out.mkv", folder=tmp_path)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.005)
+    if process.poll() is None:
+        process.send_signal(signal.SIGINT)
+    assert process.wait(30) in (130, -signal.SIGINT)
+    assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
+    for left in tmp_path.iterdir():
+        assert len(read_video(left)[0]) > 0

@@ -1,0 +1,133 @@
+"""The temporal state around the network: what it is fed, and when its past is forgotten."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+
+import rtbg
+from engines import available_models, load
+from rtbg.color import rgb_to_planes
+from rtbg.frame import BT709, FULL, Color, Frame, StreamInfo
+from rtbg.matting import GAP, Matting
+
+COLOR = Color(BT709, FULL)
+
+
+class Recorder:
+    """An engine that keeps its inputs and answers the red channel."""
+
+    device = "recorder"
+
+    def __init__(self, sizes: tuple[tuple[int, int], ...] = ((64, 48), (48, 64))) -> None:
+        self.spec = SimpleNamespace(sizes=sizes)
+        self.inputs: list[np.ndarray] = []
+
+    def infer(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        self.inputs.append(inputs["frame"].copy())
+        return {"alpha": np.ascontiguousarray(inputs["frame"][:, :1])}
+
+    def close(self) -> None: ...
+
+
+def frame(rgb: np.ndarray, pts: int = 0) -> Frame:
+    planes = rgb_to_planes(rgb, COLOR, height=rgb.shape[0], bits=8, chroma=(1, 1))
+    return Frame(planes, pts, Fraction(1, 25), COLOR)
+
+
+def info(width: int, height: int, **more: object) -> StreamInfo:
+    return StreamInfo(width, height, Fraction(1, 25), Fraction(25), COLOR, chroma=(1, 1), **more)  # type: ignore[arg-type]
+
+
+def red(width: int, height: int, level: int = 200) -> np.ndarray:
+    """Black with a red upper left quarter."""
+    rgb = np.zeros((height, width, 3), np.uint8)
+    rgb[: height // 2, : width // 2, 0] = level
+    return rgb
+
+
+def test_past_is_the_raw_matte_of_the_frame_before() -> None:
+    engine = Recorder()
+    matting = Matting(engine, info(128, 96))  # type: ignore[arg-type]
+    for k in range(3):
+        matting.push(frame(red(128, 96, 150 + k), k))
+    assert not engine.inputs[0][0, 3].any()
+    np.testing.assert_array_equal(engine.inputs[1][0, 3], engine.inputs[0][0, 0])
+    np.testing.assert_array_equal(engine.inputs[2][0, 3], engine.inputs[1][0, 0])
+
+
+@pytest.mark.parametrize("why", ["cut", "gap", "backwards", "reset"])
+def test_past_is_forgotten(why: str) -> None:
+    engine = Recorder()
+    matting = Matting(engine, info(128, 96))  # type: ignore[arg-type]
+    matting.push(frame(red(128, 96), 100))
+    following = {"gap": 101 + int(25 * GAP), "backwards": 90}.get(why, 101)
+    if why == "reset":
+        matting.reset()
+    rgb = np.full((96, 128, 3), 180, np.uint8) if why == "cut" else red(128, 96)
+    matting.push(frame(rgb, following))
+    assert not engine.inputs[1][0, 3].any()
+
+
+@pytest.mark.parametrize("rotation", [0, 90, 180, 270])
+def test_the_network_sees_the_picture_upright(rotation: int) -> None:
+    """A stored picture that a player turns by `rotation` counter-clockwise: the network gets it turned, and the
+    matte comes back in the stored orientation."""
+    stored = red(96, 128)
+    engine = Recorder()
+    matting = Matting(engine, info(96, 128, rotation=rotation))  # type: ignore[arg-type]
+    ((_, alpha),) = matting.push(frame(stored))
+    upright = np.rot90(stored[..., 0], rotation // 90)
+    seen = engine.inputs[0][0, 0]
+    assert (seen.shape[0] > seen.shape[1]) == (upright.shape[0] > upright.shape[1])
+    expected = cv2.resize(np.ascontiguousarray(upright), (seen.shape[1], seen.shape[0]), interpolation=cv2.INTER_AREA)
+    assert np.abs(seen - expected / 255).max() < 0.02
+    assert alpha.shape == (128, 96) and alpha.dtype == np.uint8
+    assert alpha[10, 10] > 190 and alpha[-10, 10] < 5 and alpha[10, -10] < 5
+
+
+def test_anamorphic_pictures_are_seen_with_square_pixels() -> None:
+    engine = Recorder(((64, 48), (96, 48)))
+    Matting(engine, info(96, 96, sample_aspect=Fraction(2))).push(frame(red(96, 96)))  # type: ignore[arg-type]
+    assert engine.inputs[0].shape[2:] == (48, 96)
+
+
+@pytest.mark.parametrize("model", available_models())
+def test_the_shipped_model_finds_the_portrait(model: str) -> None:
+    """The real network on a real portrait: the astronaut is there, the flag and the shuttle are not her."""
+    from skimage.data import astronaut
+
+    alpha = rtbg.matte(astronaut(), model=model)
+    assert alpha.shape == (512, 512) and alpha.dtype == np.float32
+    assert alpha.min() >= 0 and alpha.max() <= 1
+    assert alpha[60:180, 190:260].mean() > 0.95, "face and hair"
+    assert alpha[330:500, 120:330].mean() > 0.95, "suit"
+    assert alpha[:250, :60].mean() < 0.1, "flag"
+    assert alpha[:180, 400:].mean() < 0.1, "shuttle"
+
+
+@pytest.mark.parametrize("model", available_models())
+def test_a_still_repeated_does_not_drift(model: str) -> None:
+    from skimage.data import astronaut
+
+    rgb = cv2.resize(astronaut(), (320, 320), interpolation=cv2.INTER_AREA)
+    engine = load(model)
+    matting = Matting(engine, info(320, 320))
+    first, last = None, None
+    for k in range(100):
+        ((_, alpha),) = matting.push(frame(rgb, k))
+        first = alpha if first is None else first
+        last = alpha
+    engine.close()
+    assert first is not None and last is not None
+    assert np.abs(first.astype(int) - last).mean() < 255 * 0.02
+
+
+def test_matte_refuses_other_arrays() -> None:
+    for bad in (np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3)), np.zeros((0, 4, 3), np.uint8), [[0]]):
+        with pytest.raises(ValueError, match="picture"):
+            rtbg.matte(bad)  # type: ignore[arg-type]

@@ -1,0 +1,130 @@
+"""The training programme on a tiny data set made here: trains, resumes after a kill, exports, and what it
+exports runs in the engines."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="torch is not installed: pip install 'rtbg[train]'")
+pytest.importorskip("matplotlib", reason="matplotlib is not installed: pip install 'rtbg[train]'")
+pytest.importorskip("onnxscript", reason="onnxscript is not installed: pip install 'rtbg[train]'")
+
+from training.data import Augment, SampleMaker, keep_outside, load_backgrounds, load_people  # noqa: E402
+from training.losses import matting_loss, soft_iou  # noqa: E402
+from training.model import UNet, UNetConfig, count_macs  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Discs on noise: "people" that a network could learn."""
+    root = tmp_path_factory.mktemp("data")
+    rng = np.random.default_rng(0)
+    for folder, names in {
+        "person/train": ["sup0", "sup1", "pic0", "cel0"],
+        "person/val": ["sup9", "pic9"],
+        "alpha/train": ["ais0"],
+        "alpha/val": ["ais9"],
+    }.items():
+        for kind in ("images", "masks"):
+            (root / folder / kind).mkdir(parents=True)
+        for name in names:
+            image = rng.integers(0, 90, (120, 160, 3), dtype=np.uint8)
+            mask = np.zeros((120, 160), np.uint8)
+            cv2.circle(mask, (int(rng.integers(50, 110)), 60), 30, 255, -1)
+            image[mask > 0] += 120
+            cv2.imwrite(str(root / folder / "images" / f"{name}.webp"), image)
+            cv2.imwrite(str(root / folder / "masks" / f"{name}.png"), mask)
+    (root / "backgrounds").mkdir()
+    for k in range(2):
+        cv2.imwrite(str(root / "backgrounds" / f"room{k}.webp"), rng.integers(0, 255, (90, 90, 3), dtype=np.uint8))
+    return root
+
+
+def python(*args: object) -> str:
+    env = os.environ | {"OMP_NUM_THREADS": "2"}
+    done = subprocess.run(
+        [sys.executable, "-m", *map(str, args)], capture_output=True, text=True, env=env, cwd=Path(__file__).parents[1]
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_train_resume_export(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    run = ("training.train", "--data", data, "--out", out, "--batch", 4, "--epoch-pictures", 16)
+    python(*run, "--epochs", 1)
+    history = json.loads((out / "history.json").read_text())
+    assert len(history) == 1 and {"loss", "iou", "iou_sup", "iou_pic", "iou_ais", "mad"} <= set(history[0])
+    for name in ("last.pt", "best.pt", "best.json", "curve.png", "sheet.jpg"):
+        assert (out / name).stat().st_size > 0, name
+    said = python(*run, "--epochs", 2)
+    assert "resumed" in said
+    history = json.loads((out / "history.json").read_text())
+    assert [h["epoch"] for h in history] == [1, 2]
+
+    models = tmp_path / "models"
+    models.mkdir()
+    python("training.export", "--data", data, "--checkpoint", out / "best.pt", "--name", "tiny", "--out", models)
+    card = json.loads((models / "tiny.json").read_text())
+    assert card["parameters"] == sum(p.numel() for p in UNet().parameters())
+    best = json.loads((out / "best.json").read_text())["figures"]
+    assert card["metrics"]["iou_sup"] == pytest.approx(best["iou_sup"], abs=0.02), "the graph scores as the network did"
+    assert "Reproduce" in (models / "tiny.md").read_text()
+
+    import engines
+    from training.train import load_checkpoint
+
+    model, config = load_checkpoint(out / "best.pt")
+    width, height = config.sizes[1]
+    x = np.random.default_rng(1).random((1, 4, height, width), dtype=np.float32)
+    expected = model(torch.from_numpy(x)).detach().numpy()
+    for name in ("openvino", "onnxruntime"):
+        engine = engines.load(models / "tiny.onnx", engine=name, precision="f32")
+        assert np.abs(engine.infer({"frame": x})["alpha"] - expected).max() < 1e-3, name
+        engine.close()
+
+
+def test_samples_are_deterministic_and_whole(data: Path) -> None:
+    maker = SampleMaker(load_people(data), load_backgrounds(data), Augment(composite=0.5, empty=0.2))
+    one = maker.batch(np.random.default_rng(5), 40, 96, 64)
+    two = maker.batch(np.random.default_rng(5), 40, 96, 64)
+    assert one.shape == (40, 5, 64, 96) and one.dtype == np.uint8
+    np.testing.assert_array_equal(one, two)
+    truth, past = one[:, 4], one[:, 3]
+    assert truth.max() == 255, "a softened matte still reaches full opacity"
+    assert any(not t.any() for t in truth), "some frames have nobody in them"
+    assert any(not p.any() for p in past) and any(p.any() for p in past)
+
+
+@pytest.mark.parametrize("cut", [(False, False), (True, False), (False, True), (True, True)])
+@pytest.mark.parametrize("extent", [40.0, 100.0, 200.0])
+def test_cut_borders_stay_outside(cut: tuple[bool, bool], extent: float) -> None:
+    growth, centre = keep_outside(100, extent, 50, cut)
+    low, high = centre - extent * growth / 2, centre + extent * growth / 2
+    assert not cut[0] or low <= 1e-6
+    assert not cut[1] or high >= 100 - 1e-6
+
+
+def test_loss_prefers_the_truth() -> None:
+    truth = torch.zeros(2, 1, 16, 16)
+    truth[0, :, 4:12, 4:12] = 1
+    right = torch.where(truth > 0.5, 9.0, -9.0)
+    assert (
+        matting_loss(right, truth) < 0.02 < matting_loss(torch.zeros_like(truth), truth) < matting_loss(-right, truth)
+    )
+    assert soft_iou(torch.zeros_like(truth), truth)[1] == 1, "nobody there, nobody found"
+
+
+def test_network_shapes_and_cost() -> None:
+    model = UNet(UNetConfig(8, (8, 16, 32), (1, 1, 2), 8)).eval()
+    alpha = model(torch.rand(2, 4, 48, 80))
+    assert alpha.shape == (2, 1, 48, 80) and alpha.min() >= 0 and alpha.max() <= 1
+    assert count_macs(model, 96, 160) == pytest.approx(4 * count_macs(model, 48, 80), rel=0.01)
