@@ -70,7 +70,8 @@ def plain(clip: Path, target: Path) -> tuple[float, float]:
         video.thread_type, video.codec_context.thread_count = "AUTO", codec_threads()
         stream = out.add_stream("libx264", rate=30, options=CODEC)
         stream.width, stream.height, stream.pix_fmt = video.width, video.height, "yuv420p"
-        stream.codec_context.time_base = video.time_base
+        if video.time_base is not None:
+            stream.codec_context.time_base = video.time_base
         stream.thread_type, stream.codec_context.thread_count = "AUTO", codec_threads()
         for frame in source.decode(video):
             frame.pict_type = 0

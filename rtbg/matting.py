@@ -74,10 +74,9 @@ class Matting:
     def _forget(self, grey: Array, seconds: float) -> None:
         """Clears the past where it no longer applies, and remembers this picture."""
         elapsed = seconds - self._time
-        keep = self._seen is not None and 0 <= elapsed <= GAP
-        if keep and cv2.norm(grey, self._seen, cv2.NORM_L1) > CUT * grey.size:
-            keep = False
-        if not keep:
+        last = self._seen
+        cut = last is None or cv2.norm(grey, last, cv2.NORM_L1) > CUT * grey.size
+        if cut or not 0 <= elapsed <= GAP:
             self._input[0, 3] = 0
         self._seen, self._time = np.asarray(grey), seconds
 

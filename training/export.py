@@ -81,13 +81,14 @@ def write_card(path: Path, config: TrainConfig, training: dict[str, Any], data: 
     counts = {g: sum(s.name[:3] == g for s in scores) for g in ("sup", "pic", "ais")}
     model = UNet(config.model)
     size = config.sizes[0]
+    parameters, macs = sum(p.numel() for p in model.parameters()), count_macs(model.eval(), size[1], size[0])
     card = {
         "name": name,
         "input": "frame",
         "output": "alpha",
         "sizes": [list(s) for s in config.sizes],
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "macs": count_macs(model.eval(), size[1], size[0]),
+        "parameters": parameters,
+        "macs": macs,
         "sha256": hashlib.sha256(path.with_suffix(".onnx").read_bytes()).hexdigest(),
         "architecture": config.model.to_dict(),
         "training": training,
@@ -100,7 +101,7 @@ def write_card(path: Path, config: TrainConfig, training: dict[str, Any], data: 
     path.with_suffix(".md").write_text(
         f"""# Model `{name}`
 
-A U-Net of {card["parameters"] / 1e6:.2f} M parameters, {card["macs"] / 1e6:.0f} M multiply-adds at {size[0]}x{size[1]}.
+A U-Net of {parameters / 1e6:.2f} M parameters, {macs / 1e6:.0f} M multiply-adds at {size[0]}x{size[1]}.
 Takes RGB and its own previous matte, gives the alpha matte.
 Trained from nothing for {training["minutes"]:.0f} minutes on {training["device"]}.
 

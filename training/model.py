@@ -87,7 +87,8 @@ class Up(nn.Module):
     def forward(self, deep: Tensor, skip: Tensor) -> Tensor:
         """`deep` at half the size of `skip`; the result at the size of `skip`."""
         up = F.interpolate(self.deep(deep), scale_factor=2.0, mode="bilinear", align_corners=False)
-        return self.refine(up + self.skip(skip))
+        out: Tensor = self.refine(up + self.skip(skip))
+        return out
 
 
 class UNet(nn.Module):

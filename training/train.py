@@ -127,7 +127,8 @@ class Run:
     def __init__(self, config: TrainConfig, out: Path, device: str) -> None:
         torch.manual_seed(config.seed)
         self.config, self.out, self.device = config, out, device
-        self.model = UNet(config.model).to(device, memory_format=torch.channels_last)
+        self.model = UNet(config.model).to(device)
+        self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = Average(self.model, config.ema)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=config.rate, weight_decay=config.weight_decay)
         self.rng = np.random.default_rng(config.seed)
