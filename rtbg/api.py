@@ -82,7 +82,8 @@ def replace_background(
         open_source(source, start=chosen.start, duration=chosen.duration) if isinstance(source, (str, Path)) else source
     )
     try:
-        behind = open_background(spec, opened.info, fit=chosen.fit)
+        unseen = chosen.show != "composite" and spec.kind != "transparent"
+        behind = open_background("black" if unseen else spec, opened.info, fit=chosen.fit)
         sink = open_sink(
             output,
             opened.info,

@@ -57,7 +57,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("inputs", nargs="*", metavar="INPUT", type=Path, help="video or picture files")
     add("--demo", action="store_true", help="an animated portrait as the input, to try it with nothing at hand")
     add("-o", "--output", metavar="OUTPUT", help="output file, or a folder (ending in /) for several inputs; "
-        "its suffix chooses the kind: .mp4 .mov .mkv .webm, .png .jpg .webp (default: NAME-rtbg beside the input)")  # fmt: skip
+        "the suffix chooses: .mp4 .mov .mkv .webm, .png .jpg .webp (default: NAME-rtbg beside the input)")  # fmt: skip
     add("-y", "--overwrite", action="store_true", help="replace an existing output")
     add("--bg", "--background", dest="background", metavar="SPEC", default=d.background,
         help="what to put behind the person, see below (default: %(default)s)")  # fmt: skip

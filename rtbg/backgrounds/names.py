@@ -1,0 +1,60 @@
+"""The names that a background can be asked for by. Imports nothing, so that the command line's help can list them."""
+
+from __future__ import annotations
+
+# Name of each background drawn by code, with what it shows.
+GENERATED = {
+    "studio": "a grey backdrop, lit behind the person",
+    "dusk": "a city's lights under an evening sky, out of focus",
+    "ocean": "a beach with sea and sky, out of focus",
+    "forest": "leaves with the sun coming through, out of focus",
+    "paper": "a sheet of warm white paper",
+}
+
+# CSS's names, but for green, which is the green of a chroma key (CSS's own is too dark for one).
+COLORS = {
+    "green": "#00b140",
+    "black": "#000000",
+    "white": "#ffffff",
+    "grey": "#808080",
+    "gray": "#808080",
+    "silver": "#c0c0c0",
+    "lightgrey": "#d3d3d3",
+    "lightgray": "#d3d3d3",
+    "darkgrey": "#a9a9a9",
+    "darkgray": "#a9a9a9",
+    "slategrey": "#708090",
+    "slategray": "#708090",
+    "red": "#ff0000",
+    "maroon": "#800000",
+    "crimson": "#dc143c",
+    "coral": "#ff7f50",
+    "orange": "#ffa500",
+    "gold": "#ffd700",
+    "yellow": "#ffff00",
+    "olive": "#808000",
+    "lime": "#00ff00",
+    "darkgreen": "#006400",
+    "teal": "#008080",
+    "turquoise": "#40e0d0",
+    "aqua": "#00ffff",
+    "cyan": "#00ffff",
+    "skyblue": "#87ceeb",
+    "blue": "#0000ff",
+    "royalblue": "#4169e1",
+    "darkblue": "#00008b",
+    "navy": "#000080",
+    "indigo": "#4b0082",
+    "purple": "#800080",
+    "violet": "#ee82ee",
+    "lavender": "#e6e6fa",
+    "magenta": "#ff00ff",
+    "fuchsia": "#ff00ff",
+    "pink": "#ffc0cb",
+    "salmon": "#fa8072",
+    "brown": "#a52a2a",
+    "chocolate": "#d2691e",
+    "tan": "#d2b48c",
+    "beige": "#f5f5dc",
+    "ivory": "#fffff0",
+}
