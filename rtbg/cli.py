@@ -192,8 +192,10 @@ def _one(source: Path | None, output: Path, options: Options, stop: Stop, args: 
     from rtbg.sources import open_source
     from rtbg.sources.demo import DemoSource
 
-    opened = open_source(source, start=options.start, duration=options.duration) if source else DemoSource()
-    label = source.name if source else "demo"
+    if source:
+        opened, label = open_source(source, start=options.start, duration=options.duration), source.name
+    else:
+        opened, label = DemoSource(start=options.start, seconds=options.duration or DemoSource.SECONDS), "demo"
     with progress_bar(label, opened.info, show=not args.quiet) as progress:
         stats = replace_background(
             opened, output, background=options.background, options=options, stop=stop, progress=progress

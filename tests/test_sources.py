@@ -642,14 +642,14 @@ def test_what_a_file_is_goes_by_its_content(tmp_path: Path) -> None:
 
 
 def test_demo_moves_gently_and_loops() -> None:
-    frames = drain(DemoSource(size=(640, 360), seconds=2, rate=30))
+    frames = drain(DemoSource(size=(640, 360), seconds=2, rate=30, period=2))
     assert len(frames) == 60
     assert frames[0].color == Color(BT709, LIMITED, 1, 1)
     lumas = [f.planes[0].astype(int) for f in frames]
     steps = [np.abs(a - b).mean() for a, b in zip(lumas, [*lumas[1:], lumas[0]], strict=True)]
     assert min(steps) > 0 and max(steps) < 15
     assert steps[-1] < 1.5 * max(steps[:-1])
-    again = drain(DemoSource(size=(640, 360), seconds=2, rate=30))
+    again = drain(DemoSource(size=(640, 360), seconds=2, rate=30, period=2))
     assert np.array_equal(again[37].planes[1], frames[37].planes[1])
     skin = planes_to_rgb(frames[0].planes, frames[0].color)[140:170, 250:280].mean((0, 1))
     assert skin[0] > 180 and skin[0] > skin[1] + 20 > skin[2]
@@ -657,7 +657,7 @@ def test_demo_moves_gently_and_loops() -> None:
 
 @pytest.mark.parametrize("size", [(1280, 720), (640, 480), (320, 320), (360, 640), (161, 97), (900, 100)])
 def test_demo_stays_within_the_portrait(size: tuple[int, int]) -> None:
-    source = DemoSource(size=size, seconds=3, rate=10)
+    source = DemoSource(size=size, seconds=3, rate=10, period=3)
     width, height = size
     corners = np.array([[0, 0, 1], [width, 0, 1], [0, height, 1], [width, height, 1]]).T
     for k in range(30):

@@ -26,14 +26,25 @@ _TILT = math.radians(1.1)
 class DemoSource:
     """A person before a wall, as a webcam would have her, under a camera that drifts, sways and breathes.
 
-    size: (width, height) of the pictures; any. seconds, rate: how long, and pictures a second. Deterministic;
-    the last picture leads back to the first, so it loops. Frames are 4:2:0 of 8 bits, BT.709, limited range, with
+    size: (width, height) of the pictures; any. start, seconds, rate: from when on, how long, and pictures a second.
+    period: seconds after which the movement repeats; with whole periods the last picture leads back to the first.
+    Deterministic. Frames are 4:2:0 of 8 bits, BT.709, limited range, with
     a time_base of 1/rate and pts 0, 1, 2...; info.path is None. Raises MissingDependency without scikit-image."""
 
     live = False
+    SECONDS = 8.0  # of the film, and of one period of its movement
 
-    def __init__(self, *, size: tuple[int, int] = (1280, 720), seconds: float = 8.0, rate: int | Fraction = 30) -> None:
+    def __init__(
+        self,
+        *,
+        size: tuple[int, int] = (1280, 720),
+        start: float = 0.0,
+        seconds: float = SECONDS,
+        rate: int | Fraction = 30,
+        period: float = SECONDS,
+    ) -> None:
         self._size, self._frames, self._next = size, max(1, round(seconds * rate)), 0
+        self._first, self._period = round(start * rate), period * float(rate)
         rgb = _portrait()
         self._side = min(rgb.shape[:2])
         planes = rgb_to_planes(rgb[: self._side, : self._side], _COLOR, height=size[1], bits=8, chroma=(1, 1))
@@ -66,7 +77,7 @@ class DemoSource:
         """float64 (2, 3): what takes luma positions of picture k (pixel edges: 0..width, 0..height) to positions
         in the portrait (0..1 both ways). All of the picture lies within the portrait."""
         width, height = self._size
-        t = 2 * math.pi * k / self._frames
+        t = 2 * math.pi * (self._first + k) / self._period
         zoom = 1.10 - 0.045 * math.cos(t)
         angle = _TILT * math.sin(t + 0.6)
         reach = max(width, height) * zoom
