@@ -21,8 +21,8 @@ from tests.media import make_video, picture, read_video
 RTBG = [sys.executable, "-m", "rtbg"]
 
 
-def rtbg(*args: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*RTBG, *map(str, args)], capture_output=True, text=True, timeout=100, cwd=cwd)
+def rtbg(*args: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*RTBG, *map(str, args)], capture_output=True, text=True, timeout=100)
 
 
 def failed(done: subprocess.CompletedProcess[str], code: int, *words: str) -> None:
@@ -63,7 +63,7 @@ def test_video_to_video(tmp_path: Path) -> None:
 
 
 def test_demo_keeps_the_person(tmp_path: Path) -> None:
-    done = rtbg("--demo", "--duration", "0.4", "--bg", "#ff00ff", "-o", "demo.mp4", cwd=tmp_path)
+    done = rtbg("--demo", "--duration", "0.4", "--bg", "#ff00ff", "-o", tmp_path / "demo.mp4")
     assert done.returncode == 0, done.stderr
     pictures, _ = read_video(tmp_path / "demo.mp4")
     magenta = np.abs(pictures[5].astype(int) - (255, 0, 255)).max(axis=2) < 40

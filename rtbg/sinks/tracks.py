@@ -1,0 +1,266 @@
+"""One sound or subtitle track on its way from the input file to the output. Used by `passthrough`.
+
+A track takes the input's packets and gives the output's: copied where the container holds the codec, converted
+where it does not. All times are moved by the same `origin`. Memory: what a codec holds, a second at most.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Iterator
+from fractions import Fraction
+from typing import Any, Protocol
+
+import av
+import numpy as np
+
+_PCM = ("s16le", "s24le", "s32le", "f32le", "u8", "s16be", "s24be", "s32be")
+# What each container takes as it is. Narrower than what FFmpeg would write: PCM or Vorbis in an .mp4 is silent
+# in most players.
+_COPIED = {
+    ".mp4": {"aac", "mp3", "ac3", "eac3", "alac", "flac", "opus", "mov_text"},
+    ".mov": {"aac", "mp3", "ac3", "eac3", "alac", "mov_text", *(f"pcm_{p}" for p in _PCM)},
+    ".mkv": {
+        *("aac", "mp3", "mp2", "ac3", "eac3", "dts", "truehd", "alac", "flac", "opus", "vorbis"),
+        *(f"pcm_{p}" for p in _PCM),
+        *("subrip", "ass", "ssa", "webvtt", "hdmv_pgs_subtitle", "dvd_subtitle", "dvb_subtitle"),
+    },
+    ".webm": {"opus", "vorbis", "webvtt"},
+}
+_SOUND = {".mp4": "aac", ".mov": "aac", ".mkv": "aac", ".webm": "libopus"}
+_TEXT = {".mp4": "mov_text", ".mov": "mov_text", ".mkv": "subrip", ".webm": "webvtt"}
+_TEXT_CODECS = {"subrip", "ass", "ssa", "webvtt", "mov_text", "text"}
+_BIT_RATE = {"aac": 96_000, "libopus": 64_000}  # a channel
+
+
+class Track(Protocol):
+    """One track. `put` and `end` give packets ready for the output; both raise av.FFmpegError or ValueError where
+    the track is damaged."""
+
+    def put(self, packet: Any, origin: Fraction, end: Fraction | None) -> Iterator[Any]:
+        """Takes a packet of the input. origin: seconds of the input that become 0. end: of the part that is
+        kept, None where not known."""
+
+    def end(self, origin: Fraction, end: Fraction | None) -> Iterator[Any]:
+        """Gives what is still held."""
+
+
+def open_track(out: Any, template: Any, suffix: str) -> Track | None:
+    """Adds `template`, a stream of the input, to the output container; None where it cannot go there."""
+    if template.codec_context is None:
+        return None
+    name = template.codec_context.codec.canonical_name
+    if name in _COPIED[suffix] and muxes(out.format.name, template):
+        return Copy(out, template)
+    if template.type == "audio":
+        return _try_sound(out, template, _SOUND[suffix])
+    if name in _TEXT_CODECS:
+        return TextTrack(out, template, _TEXT[suffix])
+    return None
+
+
+def seconds(packet: Any) -> Fraction:
+    """Presentation time of a packet in the input."""
+    return Fraction(packet.pts if packet.pts is not None else packet.dts) * Fraction(packet.time_base)
+
+
+def describe(template: Any, stream: Any) -> None:
+    """Language, title and dispositions from a stream of the input to one of the output."""
+    kept = ("language", "title", "handler_name", "name")
+    notes = {k.lower(): v for k, v in template.metadata.items() if k.lower() in kept}
+    # FFmpeg reads the title of an .mp4's track as "name", and writes it from "title".
+    if name := notes.pop("name", None):
+        notes.setdefault("title", name)
+    stream.metadata.update(notes)
+    stream.disposition = template.disposition
+
+
+def muxes(container: str, template: Any) -> bool:
+    """Whether a header with this very stream can be written: found out before it could spoil the video's."""
+    try:
+        with av.open(io.BytesIO(), "w", format=container) as trial:
+            trial.add_stream_from_template(template)
+            trial.start_encoding()
+    except (ValueError, av.FFmpegError):
+        return False
+    return True
+
+
+class Copy:
+    """A track whose packets go over as they are."""
+
+    def __init__(self, out: Any, template: Any) -> None:
+        self._stream = out.add_stream_from_template(template)
+        self._subtitle = template.type == "subtitle"
+        # Matroska's writer moves *all* tracks so that none starts below 0, and the first packet of an AAC track in
+        # an .mp4 does (it only primes the decoder): the pictures would no longer be where they were. Where the
+        # length of the run-up is known (Opus, and what comes from Matroska), it is written down instead.
+        matroska = "matroska" in template.container.format.name
+        known = matroska or template.codec_context.codec.canonical_name == "opus"
+        self._never_negative = out.format.name in ("matroska", "webm") and not known and not self._subtitle
+        self._last: int | None = None
+        describe(template, self._stream)
+
+    def put(self, packet: Any, origin: Fraction, end: Fraction | None) -> Iterator[Any]:
+        """The packet, moved; nothing where it lies outside the part that is kept."""
+        if packet.dts is None or not packet.size:
+            return
+        if self._subtitle:
+            if not clip(packet, origin, end):
+                return
+        elif (origin and seconds(packet) < origin) or (end is not None and seconds(packet) >= end):
+            return
+        base = packet.time_base
+        shift = round(origin / base)
+        pts, dts = (packet.pts if packet.pts is not None else packet.dts) - shift, packet.dts - shift
+        if self._never_negative and pts < 0:
+            if 2 * pts + (packet.duration or 0) <= 0:  # most of it lies before the start
+                return
+            pts = dts = 0
+        if self._last is not None and dts <= self._last and not self._subtitle:
+            return  # the same moment twice: muxers refuse it
+        self._last = dts
+        packet.pts, packet.dts, packet.stream = pts, dts, self._stream
+        yield packet
+
+    def end(self, origin: Fraction, end: Fraction | None) -> Iterator[Any]:
+        """Nothing is held."""
+        return iter(())
+
+
+def clip(packet: Any, origin: Fraction, end: Fraction | None) -> bool:
+    """Shortens a subtitle to the part that is kept; False where nothing of it is left."""
+    begins, length = seconds(packet), (packet.duration or 0) * packet.time_base
+    if end is not None and begins >= end:
+        return False
+    if origin and begins < origin:
+        if begins + length <= origin:
+            return False
+        packet.duration = round((begins + length - origin) / packet.time_base)
+        packet.pts = packet.dts = round(origin / packet.time_base)
+    if end is not None and length and seconds(packet) + packet.duration * packet.time_base > end:
+        packet.duration = max(1, round((end - seconds(packet)) / packet.time_base))
+    return True
+
+
+def _try_sound(out: Any, template: Any, encoder: str) -> SoundTrack | None:
+    source = template.codec_context
+    if not source.sample_rate or not source.channels:
+        return None
+    rate = 48000 if encoder == "libopus" or source.sample_rate > 96000 else source.sample_rate
+    simple = "mono" if source.channels == 1 else "stereo"
+    # The encoder for AAC takes 5.1 but not 5.1(side), which is how AC-3 and DTS have it; WAV names no layout at all.
+    usual = {5: "5.0", 6: "5.1", 8: "7.1"}.get(source.channels, simple)
+    for r, layout in ((rate, source.layout.name), (rate, usual), (rate, simple), (48000, simple)):
+        trial: Any = av.CodecContext.create(encoder, "w")
+        with contextlib.suppress(ValueError, av.FFmpegError):
+            trial.sample_rate, trial.layout = r, layout
+            trial.format = trial.codec.audio_formats[0]
+            trial.open()
+            return SoundTrack(out, template, encoder, r, layout)
+    return None
+
+
+class SoundTrack:
+    """A sound track that is decoded and encoded again. Gaps in it are filled with silence, so it stays in sync."""
+
+    def __init__(self, out: Any, template: Any, encoder: str, rate: int, layout: str) -> None:
+        self._template = template
+        self._stream = out.add_stream(encoder, rate=rate, layout=layout)
+        self._context = self._stream.codec_context
+        self._context.bit_rate = _BIT_RATE[encoder] * self._context.layout.nb_channels
+        self._context.time_base = Fraction(1, rate)
+        self._context.open()
+        self._resampler: Any = None
+        self._form: tuple[str, str, int] | None = None
+        describe(template, self._stream)
+
+    def put(self, packet: Any, origin: Fraction, end: Fraction | None) -> Iterator[Any]:
+        """Packets of the sound that the packet completes."""
+        if packet.size:
+            for frame in self._template.codec_context.decode(packet):
+                yield from self._encode(frame, origin, end)
+
+    def end(self, origin: Fraction, end: Fraction | None) -> Iterator[Any]:
+        """The tail of the decoder, the resampler and the encoder."""
+        with contextlib.suppress(av.FFmpegError):
+            for frame in self._template.codec_context.decode(None):
+                if frame.time_base is not None:
+                    yield from self._encode(frame, origin, end)
+        if self._resampler is not None:
+            for frame in self._resampler.resample(None):
+                yield from self._stream.encode(frame)
+            yield from self._stream.encode(None)
+
+    def _encode(self, frame: Any, origin: Fraction, end: Fraction | None) -> Iterator[Any]:
+        if frame.pts is None:
+            return
+        form = (frame.format.name, frame.layout.name, frame.sample_rate)
+        cut = _cut(frame, origin, end)
+        if cut is None:
+            return
+        if form != self._form:
+            if self._resampler is not None:
+                for rest in self._resampler.resample(None):
+                    yield from self._stream.encode(rest)
+            self._form = form
+            self._resampler = av.AudioResampler(
+                self._context.format.name,
+                self._context.layout.name,
+                self._context.sample_rate,
+                frame_size=self._context.frame_size,
+                options={"async": "1"},
+            )
+        for ready in self._resampler.resample(cut):
+            yield from self._stream.encode(ready)
+
+
+def _cut(frame: Any, origin: Fraction, end: Fraction | None) -> Any:
+    """The samples of a frame between origin and end, their time moved by origin; None where there are none."""
+    rate, begins = frame.sample_rate, frame.pts * frame.time_base
+    first = max(0, -int((begins - origin) * rate // 1)) if origin else 0
+    last = frame.samples if end is None else min(frame.samples, round((end - begins) * rate))
+    if first >= last:
+        return None
+    if first > 0 or last < frame.samples:
+        samples = frame.to_ndarray()
+        step = 1 if frame.format.is_planar else frame.layout.nb_channels
+        part = np.ascontiguousarray(samples[:, first * step : last * step])
+        cut = av.AudioFrame.from_ndarray(part, format=frame.format.name, layout=frame.layout.name)
+        cut.sample_rate = rate
+    else:
+        cut = frame
+    cut.pts, cut.time_base = round((begins - origin) * rate) + first, Fraction(1, rate)
+    return cut
+
+
+class TextTrack:
+    """A subtitle track of text, written in the container's own kind."""
+
+    def __init__(self, out: Any, template: Any, encoder: str) -> None:
+        self._source = template.codec_context
+        self._source.open(strict=False)
+        self._stream = out.add_stream(encoder)
+        context = self._stream.codec_context
+        context.time_base = self._stream.time_base = Fraction(1, 1000)
+        context.subtitle_header = self._source.subtitle_header
+        describe(template, self._stream)
+
+    def put(self, packet: Any, origin: Fraction, end: Fraction | None) -> Iterator[Any]:
+        """The same words at the same time; nothing where there are none (an .mp4 fills gaps with such packets)."""
+        if packet.dts is None or not packet.size or not clip(packet, origin, end):
+            return
+        words = self._source.decode2(packet)
+        if words is None or not len(words):
+            return
+        text = self._stream.codec_context.encode_subtitle(words)
+        text.time_base = Fraction(1, 1000)
+        text.pts = text.dts = round((seconds(packet) - origin) * 1000)
+        text.duration = round((packet.duration or 0) * packet.time_base * 1000)
+        text.stream = self._stream
+        yield text
+
+    def end(self, origin: Fraction, end: Fraction | None) -> Iterator[Any]:
+        """Nothing is held."""
+        return iter(())
