@@ -28,6 +28,7 @@ from rtbg.threads import codec_threads
 _log = logging.getLogger("rtbg")
 SUFFIXES = tuple(CONTAINERS)
 # Said of the input's container or written anew by the output's.
+BELIEVED = 1  # seconds for which a last picture may be shown on the word of the input's declared length
 _NOT_COPIED = {"encoder", "major_brand", "minor_version", "compatible_brands", "duration"}
 _SILENT = {".gif", ".png", ".apng"}  # animated pictures; FFmpeg takes such names as `a%d.png` for a series of files
 _FINEST = 10**9  # ticks a second that every encoder takes
@@ -235,9 +236,13 @@ class VideoSink:
         self._replacement.commit(interrupted=interrupted)
 
     def _end(self, interrupted: bool) -> None:
-        # How long the last picture is shown is not known: as long as the one before it, but not beyond the limit.
+        # The last picture is shown to the declared end of the input; where that is not known, or too far off to be
+        # believed (a truncated file), as long as the one before it, but not beyond the limit.
         length = self._gap or self._usual_gap()
         limit, base = self._info.limit, self._base()
+        if self._info.duration and not (interrupted or limit is not None or self._info.start):
+            rest = round((base + Fraction(self._info.duration)) / self._time_base) - self._last
+            length = rest if 0 < rest * self._time_base <= BELIEVED else length
         if limit is not None:
             rest = round((base + Fraction(limit)) / self._time_base) - self._last
             length = min(length, rest) if rest > 0 else length
