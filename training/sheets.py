@@ -45,10 +45,10 @@ def draw_sheet(
     device: str = "cpu",
 ) -> None:
     """The 12 worst and 12 evenly spread predictions: picture, truth, prediction, error."""
-    order = [int(i) for i in np.argsort([s.iou for s in scores])]
+    order = [int(i) for i in np.resize(np.argsort([s.iou for s in scores])[:12], 12)]
     spread = [int(i) for i in np.linspace(0, len(scores) - 1, 12)]
     tiles = []
-    for i in order[:12] + spread:
+    for i in order + spread:
         name, rgba = pictures[i]
         rgb, truth = np.ascontiguousarray(rgba[..., :3]), rgba[..., 3]
         alpha = (predict(model, rgb, sizes, device) * 255).astype(np.uint8)

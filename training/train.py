@@ -91,6 +91,11 @@ class Average:
         self.model = deepcopy(model).eval()
         self.decay, self.steps = decay, 0
 
+    def begin(self, weights: dict[str, Tensor]) -> None:
+        """Starts from trained weights: no warm-up, they would be forgotten in it."""
+        self.model.load_state_dict(weights)
+        self.steps = round(20 / (1 - self.decay))
+
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
         """Takes one training step's weights in."""
@@ -185,13 +190,27 @@ class Run:
         return float(loss.detach())
 
 
-def train(config: TrainConfig, data: Path, out: Path, *, hours: float | None, epochs: int | None, device: str) -> None:
-    """Runs to the end of its hours or epochs. Ctrl-C and errors leave a checkpoint to resume from."""
+def train(
+    config: TrainConfig,
+    data: Path,
+    out: Path,
+    *,
+    hours: float | None,
+    epochs: int | None,
+    device: str,
+    init: Path | None = None,
+) -> None:
+    """Runs to the end of its hours or epochs. Ctrl-C and errors leave a checkpoint to resume from; `init` is a
+    `best.pt` whose weights a new run begins with."""
     out.mkdir(parents=True, exist_ok=True)
     cv2.setNumThreads(0)  # before the loader's workers are forked: they would wait for threads they do not have
     validation = load_validation(data)
     maker = SampleMaker(load_people(data), load_backgrounds(data))
     run = Run(config, out, device)
+    if init is not None and not run.history:
+        weights = load_checkpoint(init)[0].state_dict()
+        run.model.load_state_dict(weights)
+        run.average.begin(weights)
     parameters = sum(p.numel() for p in run.model.parameters())
     macs = count_macs(UNet(config.model).eval(), config.sizes[0][1], config.sizes[0][0])
     print(f"{len(maker.people)} people, {len(maker.scenes)} scenes, {parameters / 1e6:.2f} M parameters, "
@@ -259,11 +278,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--epoch-pictures", type=int, default=TrainConfig.epoch_pictures)
     parser.add_argument("--seed", type=int, default=TrainConfig.seed)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--init", type=Path, help="begin with the weights of this best.pt")
+    parser.add_argument("--rate", type=float, default=TrainConfig.rate, help="peak learning rate")
     args = parser.parse_args(argv)
     if (args.hours is None) == (args.epochs is None):
         parser.error("give --hours or --epochs")
-    config = TrainConfig(batch=args.batch, epoch_pictures=args.epoch_pictures, seed=args.seed)
-    train(config, args.data, args.out, hours=args.hours, epochs=args.epochs, device=args.device)
+    config = TrainConfig(batch=args.batch, epoch_pictures=args.epoch_pictures, seed=args.seed, rate=args.rate)
+    train(config, args.data, args.out, hours=args.hours, epochs=args.epochs, device=args.device, init=args.init)
 
 
 if __name__ == "__main__":
