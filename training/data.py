@@ -205,13 +205,13 @@ class SampleMaker:
         if rng.random() < 0.5:
             k = 2 * int(rng.integers(1, 4)) + 1
             past = (cv2.erode if rng.random() < 0.5 else cv2.dilate)(past, np.ones((k, k), np.uint8))
-        if rng.random() < 0.5:
-            past = cv2.GaussianBlur(past, (0, 0), rng.uniform(0.5, 3))
         for _ in range(int(rng.integers(0, 4))):
             # Holes and ghosts: a past must be weighed against the picture, never trusted whole.
             centre = (int(rng.integers(w)), int(rng.integers(h)))
             axes = (int(rng.integers(3, w // 4)), int(rng.integers(3, h // 4)))
-            cv2.ellipse(past, centre, axes, rng.uniform(0, 180), 0, 360, int(rng.choice((0, 0, 255, 128))), -1)
+            cv2.ellipse(past, centre, axes, rng.uniform(0, 180), 0, 360, int(rng.integers(256)), -1)
+        if rng.random() < 0.6:
+            past = cv2.GaussianBlur(past, (0, 0), rng.uniform(0.5, 5))
         return np.asarray(past, dtype=np.uint8)
 
 

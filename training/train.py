@@ -168,15 +168,17 @@ class Run:
         data = batch.to(self.device, non_blocking=True).float().div_(255)
         x = data[:, :4].contiguous(memory_format=torch.channels_last)
         if own_past:
-            # Half the batch gets the network's own answer, a little displaced, as its past: it must not learn that
-            # a past is always right, or its own mistakes would feed on themselves.
+            # Half the batch gets the network's own answer, after one to four rounds and a little displaced each
+            # time, as its past. It must not learn that a past is always right: its mistakes would feed on
+            # themselves, and a still picture's matte would drift.
             half = x[: len(x) // 2]
             self.model.eval()
-            with torch.no_grad(), torch.autocast(self.device, torch.bfloat16):
-                answer = self.model(half).float()
+            for _ in range(int(self.rng.integers(1, 5))):
+                with torch.no_grad(), torch.autocast(self.device, torch.bfloat16):
+                    answer = self.model(half).float()
+                dy, dx = (int(d) for d in self.rng.integers(-2, 3, 2))
+                half[:, 3:] = torch.roll(answer, (dy, dx), (2, 3))
             self.model.train()
-            dy, dx = (int(d) for d in self.rng.integers(-3, 4, 2))
-            half[:, 3:] = torch.roll(answer, (dy, dx), (2, 3))
         with torch.autocast(self.device, torch.bfloat16):
             logits = self.model(x)
         loss = matting_loss(logits, data[:, 4:])
