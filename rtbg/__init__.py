@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from rtbg.frame import Color, Frame, StreamInfo
     from rtbg.matting import Matting
     from rtbg.options import Options
-    from rtbg.pipeline import Stats, Stop, run
+    from rtbg.pipeline import run
     from rtbg.protocols import Background, Sink, Source
+    from rtbg.stats import Stats, Stop
 
 __all__ = [
     "Background",
@@ -49,8 +50,8 @@ _HOME = {
     "StreamInfo": "rtbg.frame",
     "Matting": "rtbg.matting",
     "Options": "rtbg.options",
-    "Stats": "rtbg.pipeline",
-    "Stop": "rtbg.pipeline",
+    "Stats": "rtbg.stats",
+    "Stop": "rtbg.stats",
     "run": "rtbg.pipeline",
     "Background": "rtbg.protocols",
     "Sink": "rtbg.protocols",

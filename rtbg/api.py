@@ -1,14 +1,16 @@
 """What Python programs call: `matte` for one picture, `replace_background` for a file.
 
-The engine behind them is loaded once per process, model and engine name. Used by the command line too.
+The engine behind them is loaded once per process, model and engine name (and once more for each further use at
+the same time). Used by the command line too.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from fractions import Fraction
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -16,34 +18,51 @@ import numpy as np
 from engines import Engine, EngineError, load
 from rtbg.backgrounds import open_background, parse_background
 from rtbg.color import rgb_to_planes
-from rtbg.errors import MattingError
+from rtbg.errors import MattingError, UsageError
 from rtbg.frame import BT709, FULL, Array, Color, Frame, StreamInfo
 from rtbg.matting import Matting
 from rtbg.options import Options
-from rtbg.pipeline import Stats, Stop, run
+from rtbg.pipeline import run
 from rtbg.protocols import Source
 from rtbg.sinks import open_sink
 from rtbg.sources import open_source
+from rtbg.stats import Stats, Stop
 from rtbg.threads import codec_threads, engine_threads
 
+_idle: dict[tuple[object, ...], list[Engine]] = defaultdict(list)
 _lock = threading.Lock()
 
 
-@lru_cache(maxsize=8)
-def shared_engine(model: str, engine: str, device: str, threads: int) -> Engine:
-    """The process's one engine for these choices. Raises MattingError."""
+@contextmanager
+def borrowed_engine(model: str, engine: str, device: str, threads: int) -> Iterator[Engine]:
+    """An engine that nobody else uses meanwhile, for its outputs are shared buffers. One that has been given back
+    is taken again, so a process that does one thing at a time loads each model once. Raises MattingError."""
+    key = (model, engine, device, threads)
+    with _lock:
+        found = _idle[key].pop() if _idle[key] else None
     try:
-        return load(model, engine=engine, device=device, threads=threads)
+        taken = found or load(model, engine=engine, device=device, threads=threads)
     except EngineError as exc:
         raise MattingError(str(exc)) from exc
+    try:
+        yield taken
+    except MattingError:  # an engine that failed is not used again
+        taken.close()
+        raise
+    except BaseException:
+        with _lock:
+            _idle[key].append(taken)
+        raise
+    with _lock:
+        _idle[key].append(taken)
 
 
 def matte(image: Array, *, model: str | None = None, engine: str = "auto") -> Array:
     """The alpha matte of one picture.
 
     image: uint8 (H, W, 3) RGB. Returns float32 (H, W): 0 background, 1 person.
-    model: a shipped model's name or an ONNX file; None: the default. Safe to call from several threads (they
-    take turns). Raises ValueError for another kind of array, MattingError when the model cannot run.
+    model: a shipped model's name or an ONNX file; None: the default. Safe to call from several threads.
+    Raises ValueError for another kind of array, MattingError when the model cannot run.
     """
     if not isinstance(image, np.ndarray) or image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         what = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
@@ -54,8 +73,7 @@ def matte(image: Array, *, model: str | None = None, engine: str = "auto") -> Ar
     color = Color(BT709, FULL)
     planes = rgb_to_planes(image, color, height=height, bits=8, chroma=(1, 1))
     info = StreamInfo(width, height, Fraction(1), Fraction(1), color, chroma=(1, 1), frames=1, still=True)
-    with _lock:
-        runner = shared_engine(model or Options().model, engine, "auto", engine_threads())
+    with borrowed_engine(model or Options().model, engine, "auto", engine_threads()) as runner:
         ((_, alpha),) = Matting(runner, info).push(Frame(planes, 0, Fraction(1), color))
     return alpha.astype(np.float32) / np.float32(255)
 
@@ -72,21 +90,29 @@ def replace_background(
     """Writes `source` (a video or picture file, or an open Source, which is closed) to `output` with another
     background, its sound kept.
 
-    background: as `Options.background`; it wins over that of `options`. progress is called about ten times a
+    background: as `Options.background`; it wins over that of `options`, whose start and duration are for files
+    only: an open Source gives what it gives. progress is called about ten times a
     second with what has been done so far. Raises RtbgError of the kind that fits; `output` is then as it was.
     """
     chosen = options or Options()
-    spec = parse_background(str(background))
-    runner = shared_engine(chosen.model, chosen.engine, chosen.device, chosen.threads or engine_threads())
-    opened = (
-        open_source(source, start=chosen.start, duration=chosen.duration) if isinstance(source, (str, Path)) else source
-    )
-    try:
+    with ExitStack() as stack:
+        if not isinstance(source, (str, Path)):
+            stack.callback(source.close)
+        spec = parse_background(str(background))
+        if spec.path is not None and Path(output).exists() and spec.path.samefile(output):
+            raise UsageError(f"the output {output} is the background: write to another file")
+        runner = stack.enter_context(
+            borrowed_engine(chosen.model, chosen.engine, chosen.device, chosen.threads or engine_threads())
+        )
+        if isinstance(source, (str, Path)):
+            source = open_source(source, start=chosen.start, duration=chosen.duration)
+            stack.callback(source.close)
         unseen = chosen.show != "composite" and spec.kind != "transparent"
-        behind = open_background("black" if unseen else spec, opened.info, fit=chosen.fit)
+        behind = open_background("black" if unseen else spec, source.info, fit=chosen.fit)
+        stack.callback(behind.close)
         sink = open_sink(
             output,
-            opened.info,
+            source.info,
             alpha=spec.kind == "transparent" and chosen.show != "matte",
             codec=chosen.codec,
             crf=chosen.crf,
@@ -95,7 +121,5 @@ def replace_background(
             overwrite=chosen.overwrite,
             threads=codec_threads(),
         )
-    except BaseException:
-        opened.close()
-        raise
-    return run(opened, Matting(runner, opened.info), behind, [sink], show=chosen.show, stop=stop, progress=progress)
+        matting = Matting(runner, source.info)
+        return run(source, matting, behind, [sink], show=chosen.show, stop=stop, progress=progress)

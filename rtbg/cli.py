@@ -12,15 +12,16 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from rtbg.errors import Aborted, OutputError, RtbgError, UsageError
 from rtbg.options import CODECS, ENGINES, FITS, SHOWS, Options, seconds
+from rtbg.progress import progress_bar, say
+from rtbg.stats import Stats, Stop
 from rtbg.version import __version__
 
 if TYPE_CHECKING:
-    from rtbg.pipeline import Stats, Stop
+    from types import FrameType
 
 DONE, FAILED, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
 STILLS = {".png", ".jpg", ".jpeg", ".webp"}
@@ -47,7 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
     from rtbg.backgrounds.names import GENERATED
 
     d = Options()
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="rtbg",
         description="Replaces the background of videos and pictures of people.",
         epilog=EPILOG.format(generated=", ".join(GENERATED)),
@@ -81,6 +82,13 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+class _Parser(argparse.ArgumentParser):
+    """Raises instead of printing the whole usage."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message} (rtbg --help shows all)")
+
+
 def _time(text: str) -> float:
     try:
         return seconds(text)
@@ -90,16 +98,19 @@ def _time(text: str) -> float:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit code."""
-    parser = build_parser()
-    args = parser.parse_args(argv)
     handler = _Lines()
     logging.getLogger().addHandler(handler)
-    logging.getLogger().setLevel(logging.ERROR if args.quiet else logging.INFO if args.verbose else logging.WARNING)
     try:
+        args = build_parser().parse_args(argv)
+        level = logging.ERROR if args.quiet else logging.INFO if args.verbose else logging.WARNING
+        logging.getLogger().setLevel(level)
         if not args.inputs and not args.demo:
             raise UsageError("nothing to do: name a video or picture, or --demo (rtbg --help shows all)")
         names = {f for f in Options.__dataclass_fields__ if hasattr(args, f)}
-        return _files(args, Options(**{n: getattr(args, n) for n in names}))
+        options = Options(**{n: getattr(args, n) for n in names})
+        stop = Stop()
+        with _signals(stop, quiet=args.quiet):
+            return _files(args, options, stop)
     except UsageError as exc:
         return _say_error(exc, WRONG_USAGE)
     except RtbgError as exc:
@@ -114,11 +125,11 @@ class _Lines(logging.Handler):
     """Log records as plain lines on stderr (looked up anew each time: the progress bar redirects it)."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        print(f"rtbg: {record.levelname.lower()}: {record.getMessage()}", file=sys.stderr)
+        say(f"rtbg: {record.levelname.lower()}: {record.getMessage()}")
 
 
 def _say_error(exc: Exception, code: int) -> int:
-    print(f"rtbg: error: {' '.join(str(exc).split())}", file=sys.stderr)
+    say(f"rtbg: error: {' '.join(str(exc).split())}")
     return code
 
 
@@ -147,7 +158,7 @@ def plan_outputs(
 def _name(source: Path | None, options: Options, *, beside: bool) -> str:
     """NAME-rtbg.EXT (NAME.EXT in another folder); a suffix that cannot be written becomes one that can."""
     suffix = source.suffix.lower() if source else ".mp4"
-    clear = options.background == "transparent" and options.show != "matte"
+    clear = options.background.lower() == "transparent" and options.show != "matte"
     if suffix in STILLS or suffix in {".bmp", ".tif", ".tiff"}:
         suffix = ".png" if suffix not in STILLS or (clear and suffix in {".jpg", ".jpeg"}) else suffix
     elif suffix not in VIDEOS or (clear and suffix == ".mp4"):
@@ -155,40 +166,38 @@ def _name(source: Path | None, options: Options, *, beside: bool) -> str:
     return (source.stem if source else "demo") + ("-rtbg" if beside else "") + suffix
 
 
-def _files(args: argparse.Namespace, options: Options) -> int:
+def _files(args: argparse.Namespace, options: Options, stop: Stop) -> int:
     """Every input in turn; a failing one does not keep the others from being done."""
     pairs = plan_outputs(args.inputs, args.output, options, demo=args.demo)
     sys.setswitchinterval(0.0005)  # the codecs' threads get the interpreter lock back quickly
     import cv2
 
     from rtbg.backgrounds import parse_background
-    from rtbg.pipeline import Stop
 
     cv2.setNumThreads(1)  # the stages run side by side already
     parse_background(options.background)  # before anything starts
-    stop, code = Stop(), DONE
-    with _signals(stop):
-        for source, output in pairs:
-            if stop.ended:
-                return INTERRUPTED
-            try:
-                stats = _one(source, output, options, stop, args)
-            except Aborted:
-                print("rtbg: aborted: nothing was written", file=sys.stderr)
-                return INTERRUPTED
-            except RtbgError as exc:
-                if len(pairs) == 1:
-                    raise
-                code = _say_error(exc, FAILED)
-                continue
-            if stats.interrupted:
-                return INTERRUPTED
+    code = DONE
+    for source, output in pairs:
+        if stop.ended:
+            return INTERRUPTED
+        try:
+            stats = _one(source, output, options, stop, args)
+        except Aborted as exc:
+            if not args.quiet:
+                say(f"rtbg: {exc}: nothing was written")
+            return INTERRUPTED
+        except RtbgError as exc:
+            if len(pairs) == 1:
+                raise
+            code = _say_error(exc, FAILED)
+            continue
+        if stats.interrupted:
+            return INTERRUPTED
     return code
 
 
 def _one(source: Path | None, output: Path, options: Options, stop: Stop, args: argparse.Namespace) -> Stats:
     from rtbg.api import replace_background
-    from rtbg.progress import progress_bar
     from rtbg.sources import open_source
     from rtbg.sources.demo import DemoSource
 
@@ -201,23 +210,24 @@ def _one(source: Path | None, output: Path, options: Options, stop: Stop, args: 
             opened, output, background=options.background, options=options, stop=stop, progress=progress
         )
     if not args.quiet:
-        _report(stats, output, verbose=args.verbose)
+        _report(stats, verbose=args.verbose)
     return stats
 
 
-def _report(stats: Stats, output: Path, *, verbose: bool) -> None:
+def _report(stats: Stats, *, verbose: bool) -> None:
     what = "interrupted: what was finished is in" if stats.interrupted else "wrote"
-    partial = output.with_name(f"{output.stem}.partial{output.suffix}")
-    target = partial if stats.interrupted and partial.exists() else output
-    print(f"{what} {target}: {stats.frames_out} frames, {stats.fps:.1f} fps, {stats.engine}", file=sys.stderr)
+    count = f"{stats.frames_out} frame{'s' if stats.frames_out != 1 else ''}"
+    for output in stats.outputs:
+        say(f"{what} {output}: {count}, {stats.fps:.1f} fps, {stats.engine}")
     if verbose and stats.frames_out:
         parts = (f"{name} {1000 * t / stats.frames_out:.2f}" for name, t in stats.stages.items())
-        print("milliseconds a frame: " + ", ".join(parts), file=sys.stderr)
+        say("milliseconds a frame: " + ", ".join(parts))
 
 
 @contextmanager
-def _signals(stop: Stop) -> Iterator[None]:
-    """First Ctrl-C or SIGTERM: end of stream. Second: abort. Third: the system's default, for a stage that hangs."""
+def _signals(stop: Stop, *, quiet: bool) -> Iterator[None]:
+    """First Ctrl-C, SIGTERM or SIGHUP: end of stream. Second: abort. Third: the system's default, for a stage that
+    hangs."""
 
     def handle(number: int, _frame: FrameType | None) -> None:
         if stop.ended:
@@ -225,9 +235,11 @@ def _signals(stop: Stop) -> Iterator[None]:
             signal.signal(number, signal.SIG_DFL)
         else:
             stop.end()
-            print("rtbg: finishing what has been read; again to give up", file=sys.stderr)
+            if not quiet:
+                say("rtbg: finishing what has been read; again to give up")
 
-    kept = {s: signal.signal(s, handle) for s in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [getattr(signal, n) for n in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, n)]
+    kept = {n: signal.signal(n, handle) for n in numbers}
     try:
         yield
     finally:

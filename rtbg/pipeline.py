@@ -19,7 +19,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 
 from rtbg.composite import Compositor
 from rtbg.errors import Aborted
@@ -27,42 +26,9 @@ from rtbg.frame import Frame
 from rtbg.link import Link, LinkAborted
 from rtbg.matting import Matting
 from rtbg.protocols import Background, Sink, Source
+from rtbg.stats import Stats, Stop
 
 QUEUE = 4  # frames between two stages: enough to even out the encoder's uneven pace
-
-
-class Stop:
-    """Ends a run from outside, from any thread or a signal handler."""
-
-    def __init__(self) -> None:
-        self.ended = self.aborted = False
-
-    def end(self) -> None:
-        """End of stream now: what has been read is finished and written."""
-        self.ended = True
-
-    def abort(self) -> None:
-        """Give up now: outputs are dropped, `run` raises Aborted."""
-        self.ended = self.aborted = True
-
-
-@dataclass(slots=True)
-class Stats:
-    """What a run did. Times are wall-clock seconds of each stage's own thread, waiting excluded."""
-
-    engine: str = ""
-    frames_in: int = 0
-    frames_out: int = 0
-    dropped: int = 0
-    seconds: float = 0.0
-    position: float = 0.0  # seconds of the source that have been read
-    interrupted: bool = False
-    stages: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def fps(self) -> float:
-        """Frames a second over the whole run so far."""
-        return self.frames_out / self.seconds if self.seconds else 0.0
 
 
 def run(
@@ -100,6 +66,7 @@ class _Run:
         self.made: list[Link[Frame]] = [Link(1 if live else QUEUE, live=live) for _ in sinks]
         self.lock = threading.Lock()
         self.error: BaseException | None = None
+        self.finished = 0  # sinks that are closed
 
     def run(self, progress: Callable[[Stats], None] | None) -> Stats:
         threads = [
@@ -122,13 +89,20 @@ class _Run:
                         self._watch(progress)
             except BaseException as exc:  # KeyboardInterrupt, or the progress callback failed
                 self._fail(exc)
-            for thread in threads:
-                if thread.ident is not None:
-                    thread.join()
+            self._join(threads)
         self.stats.dropped = self.read.dropped + sum(link.dropped for link in self.made)
-        if self.error is not None:
-            raise self.error
+        if self.error is not None and not (isinstance(self.error, Aborted) and self.finished == len(self.sinks)):
+            raise self.error  # an abort that came when everything was written is none
         return self.stats
+
+    def _join(self, threads: list[threading.Thread]) -> None:
+        """Waits for every thread, whatever else happens: none may outlive what it works on."""
+        for thread in threads:
+            while thread.ident is not None and thread.is_alive():
+                try:
+                    thread.join()
+                except BaseException as exc:  # another Ctrl-C
+                    self._fail(exc)
 
     def _watch(self, progress: Callable[[Stats], None] | None) -> None:
         self.stats.seconds = time.monotonic() - self.started
@@ -153,6 +127,8 @@ class _Run:
         self.read.abort()
         for link in self.made:
             link.abort()
+        for sink in self.sinks:
+            sink.cancel()
 
     @contextmanager
     def _timed(self, stage: str) -> Iterator[None]:
@@ -168,10 +144,12 @@ class _Run:
             if frame is None:
                 break
             self.stats.frames_in += 1
-            self.stats.position = frame.seconds
+            self.stats.share = getattr(self.source, "share", None)
             self.read.put(frame)
         else:
             self.stats.interrupted = True
+            if not self.stats.frames_in:
+                raise Aborted("interrupted before the first picture")
         self.read.close()
 
     def _worker(self) -> None:
@@ -201,4 +179,8 @@ class _Run:
             with self._timed(name):
                 sink.write(frame)
         with self._timed(name):
-            sink.close(interrupted=self.stats.interrupted)
+            output = sink.close(interrupted=self.stats.interrupted)
+        with self.lock:
+            self.finished += 1
+            if output is not None:
+                self.stats.outputs.append(output)

@@ -1,13 +1,23 @@
-"""The progress bar of a file run, on the terminal only."""
+"""The progress bar of a file run, on the terminal only, and lines on stderr, where there is one."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
 
-from rtbg.frame import StreamInfo
-from rtbg.pipeline import Stats
+from rtbg.stats import Stats
+
+if TYPE_CHECKING:
+    from rtbg.frame import StreamInfo
+
+
+def say(line: str) -> None:
+    """One line on stderr; nothing happens where that is closed (a service) or broken (a pipe)."""
+    with suppress(OSError, ValueError):
+        if sys.stderr is not None:
+            print(line, file=sys.stderr, flush=True)
 
 
 def total_frames(info: StreamInfo) -> float | None:
@@ -20,7 +30,7 @@ def total_frames(info: StreamInfo) -> float | None:
 @contextmanager
 def progress_bar(label: str, info: StreamInfo, *, show: bool) -> Iterator[Callable[[Stats], None] | None]:
     """Gives a callback for `pipeline.run`; None, and no bar, when `show` is false or stderr is no terminal."""
-    if not show or not sys.stderr.isatty():
+    if not show or sys.stderr is None or sys.stderr.closed or not sys.stderr.isatty():
         yield None
         return
     from rich.console import Console
@@ -47,7 +57,10 @@ def progress_bar(label: str, info: StreamInfo, *, show: bool) -> Iterator[Callab
         task = bar.add_task(label, total=total, fps=0.0)
 
         def update(stats: Stats) -> None:
-            known = total if total is None else max(total, stats.frames_out)
+            if total is not None:
+                known: float | None = max(total, stats.frames_out)
+            else:  # by the share of the file that has been read
+                known = stats.frames_in / stats.share if stats.share else None
             bar.update(task, completed=stats.frames_out, total=known, fps=stats.fps)
 
         yield update

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from rtbg.frame import Array, Frame, StreamInfo
@@ -41,10 +42,14 @@ class Sink(Protocol):
     def write(self, frame: Frame) -> None:
         """Takes one picture. Raises OutputError."""
 
-    def close(self, *, interrupted: bool = False) -> None:
-        """End of stream: writes what is held, makes the output whole (rename). Raises OutputError.
+    def close(self, *, interrupted: bool = False) -> Path | None:
+        """End of stream: writes what is held, makes the output whole (rename), returns where it is (None: not a
+        file). Raises OutputError, and Aborted after `cancel`.
         interrupted: the stream was ended early (Ctrl-C); where an older output exists it stays, and what was
         finished goes to NAME.partial.EXT. A call after the first, or after `abort`, does nothing."""
+
+    def cancel(self) -> None:
+        """From any thread: a `close` that is under way, or still to come, gives up as if aborted. Never raises."""
 
     def abort(self) -> None:
         """Frees everything without making the output whole: an older output stays. Never raises."""

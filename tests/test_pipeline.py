@@ -14,7 +14,8 @@ from engines import EngineError
 from rtbg.errors import Aborted, MattingError
 from rtbg.frame import Frame, StreamInfo
 from rtbg.matting import Matting
-from rtbg.pipeline import QUEUE, Stats, Stop, run
+from rtbg.pipeline import QUEUE, run
+from rtbg.stats import Stats, Stop
 
 INFO = StreamInfo(64, 48, Fraction(1, 25), Fraction(25))
 
@@ -108,6 +109,9 @@ class Keeper:
         if self.fail_close:
             raise Boom("close")
         self.closed = interrupted
+
+    def cancel(self) -> None:
+        self.cancelled = True
 
     def abort(self) -> None:
         self.aborted = self.closed is None

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from rtbg.color import planes_to_rgb
-from rtbg.errors import OutputError, UsageError
+from rtbg.errors import Aborted, OutputError, UsageError
 from rtbg.frame import Array, Frame, StreamInfo
 from rtbg.sinks.replace import Replacement, writing
 
@@ -32,7 +32,7 @@ class StillSink:
             raise UsageError(f"{suffix} holds no transparency: use .png or .webp")
         self.description = suffix[1:].replace("jpg", "jpeg") + (" with transparency" if alpha else "")
         self._info, self._alpha, self._suffix = info, alpha, suffix
-        self._wrote = self._closed = False
+        self._wrote = self._closed = self._cancelled = False
         self._replacement = Replacement(path, overwrite=overwrite, source=info.path)
 
     def write(self, frame: Frame) -> None:
@@ -77,16 +77,23 @@ class StillSink:
             return [cv2.IMWRITE_WEBP_QUALITY, _QUALITY]
         return [] if self._suffix == ".png" else [cv2.IMWRITE_JPEG_QUALITY, _QUALITY]
 
-    def close(self, *, interrupted: bool = False) -> None:
-        """Gives the file its name. Raises OutputError where no picture came."""
+    def close(self, *, interrupted: bool = False) -> Path | None:
+        """Gives the file its name and returns it. Raises OutputError where no picture came, Aborted after `cancel`."""
         if self._closed:
-            return
+            return None
         self._closed = True
         if not self._wrote:
             self._replacement.discard()
             raise OutputError(f"{self._replacement.path.name} was not written: no picture came")
+        if self._cancelled:
+            self._replacement.discard()
+            raise Aborted(f"{self._replacement.path.name} was given up")
         # A still is whole once it is written, whatever stopped the run.
-        self._replacement.commit()
+        return self._replacement.commit()
+
+    def cancel(self) -> None:
+        """`close` raises Aborted from now on. From any thread."""
+        self._cancelled = True
 
     def abort(self) -> None:
         """Leaves nothing behind; an older output stays. Never raises."""

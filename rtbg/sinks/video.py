@@ -17,7 +17,7 @@ from typing import Any
 import av
 from av.stream import Disposition
 
-from rtbg.errors import OutputError, UsageError
+from rtbg.errors import Aborted, OutputError, UsageError
 from rtbg.frame import FULL, LIMITED, UNSPECIFIED, Color, Frame, StreamInfo
 from rtbg.sinks.codecs import CONTAINERS, Plan, name_of, plan
 from rtbg.sinks.pack import pack
@@ -86,7 +86,7 @@ class VideoSink:
         self._held: deque[Any] = deque()  # packets of the frames whose length is not known yet
         self._first_dts: int | None = None
         self._last_dts = 0
-        self._warned = self._closed = False
+        self._warned = self._closed = self._cancelled = False
         self._passthrough: Passthrough | None = None
         self._container: Any = None
         self._replacement = Replacement(path, overwrite=overwrite, source=info.path)
@@ -217,23 +217,32 @@ class VideoSink:
             self._last_dts = packet.dts
             self._container.mux(packet)
 
-    def close(self, *, interrupted: bool = False) -> None:
+    def close(self, *, interrupted: bool = False) -> Path | None:
         """Writes what is held and the rest of the sound, and gives the file its name: the target's, or
-        NAME.partial.EXT where it was `interrupted` and an older output stays. Raises OutputError; an older output
-        is then as it was."""
+        NAME.partial.EXT where it was `interrupted` and an older output stays. Returns which. Raises OutputError,
+        and Aborted after `cancel`; an older output is then as it was."""
         if self._closed:
-            return
+            return None
         try:
             if self._first is None:
                 raise OutputError(f"{self._path.name} was not written: no picture came")
             with writing(self._path):
                 self._end(interrupted)
                 self._container.close()
+            self._go_on()
         except BaseException:
             self.abort()
             raise
         self._closed = True
-        self._replacement.commit(interrupted=interrupted)
+        return self._replacement.commit(interrupted=interrupted)
+
+    def cancel(self) -> None:
+        """A `close` gives up between two packets and raises Aborted. From any thread."""
+        self._cancelled = True
+
+    def _go_on(self) -> None:
+        if self._cancelled:
+            raise Aborted(f"{self._path.name} was given up")
 
     def _end(self, interrupted: bool) -> None:
         # The last picture is shown to the declared end of the input; where that is not known, or too far off to be
@@ -247,7 +256,10 @@ class VideoSink:
             rest = round((base + Fraction(limit)) / self._time_base) - self._last
             length = min(length, rest) if rest > 0 else length
         self._lengths[self._last - self._origin] = length
-        self._held.extend(self._stream.encode(None))
+        for packet in self._stream.codec_context.encode_lazy(None):
+            packet.stream = self._stream
+            self._held.append(packet)
+            self._go_on()
         if self._held:
             final = self._held.pop()
             self._mux(rest=True)

@@ -53,6 +53,8 @@ class VideoSource:
         self._duration = None if duration is None or math.isinf(duration) else duration
         self._start = max(0.0, start)
         self._demuxer = demuxer(self._path, head(self._path))
+        self._bytes = self._path.stat().st_size
+        self.share = 0.0  # of the file's bytes that have been read: how far, where its length is not known
         self._container: InputContainer | None = None
         self._pictures: Iterator[_Picture] = iter(())
         self._damage: float | None = None  # seconds from the start of the stream; the next read warns of it
@@ -228,6 +230,8 @@ class VideoSource:
         while failures <= _MAX_FAILURES:
             try:
                 for packet in container.demux(stream):
+                    if packet.pos is not None and packet.pos > 0 and self._bytes:
+                        self.share = min(1.0, packet.pos / self._bytes)
                     try:
                         frames = packet.decode()
                     except av.FFmpegError:
