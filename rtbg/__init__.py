@@ -1,4 +1,4 @@
-"""rtbg replaces the background of a video, a picture or a webcam.
+"""rtbg replaces the background of a video or a picture of people.
 
     import rtbg
     alpha = rtbg.matte(rgb)                                              # float32 (H, W) in 0..1

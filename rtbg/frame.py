@@ -99,6 +99,7 @@ class StreamInfo:
     frames, duration: how many pictures and seconds will come, None where not known.
     rotation: degrees counter-clockwise by which a player turns the stored picture (0, 90, 180, 270).
     sample_aspect: width of a pixel over its height.
+    rgb: the pictures were stored as RGB, so their 4:4:4 chroma is of our own choosing.
     path: the file behind the source, for the sink that copies its sound; start and limit are the part of
         it in seconds that is read (limit None: to the end).
     """
@@ -115,6 +116,7 @@ class StreamInfo:
     rotation: int = 0
     sample_aspect: Fraction = Fraction(1)
     still: bool = False
+    rgb: bool = False
     path: Path | None = None
     start: float = 0.0
     limit: float | None = None

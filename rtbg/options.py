@@ -46,7 +46,12 @@ class Options:
         ):
             if value not in known:
                 raise UsageError(f"{name} {value!r} is not known: one of {', '.join(str(k) for k in known if k)}")
-        if not self.start >= 0:
+        kinds = {"start": (int, float), "duration": (int, float, type(None)), "crf": (int, type(None)),
+                 "threads": (int, type(None))}  # fmt: skip
+        for field, kind in kinds.items():
+            if not isinstance(getattr(self, field), kind):
+                raise UsageError(f"--{field} is a number, not {getattr(self, field)!r}")
+        if not 0 <= self.start < float("inf"):
             raise UsageError(f"--start is 0 or more seconds, not {self.start}")
         if self.duration is not None and not self.duration > 0:
             raise UsageError(f"--duration is more than 0 seconds, not {self.duration}")
@@ -56,9 +61,7 @@ class Options:
 
 def seconds(text: str) -> float:
     """Seconds of `90`, `1:30` or `0:01:30.5`. Raises ValueError."""
-    total = 0.0
-    for part in text.split(":"):
-        total = total * 60 + float(part)
-    if len(text.split(":")) > 3 or not 0 <= total < float("inf"):
+    parts = [float(part) for part in text.split(":")]
+    if len(parts) > 3 or not all(0 <= part < float("inf") for part in parts):
         raise ValueError(text)
-    return total
+    return float(sum(part * 60.0**k for k, part in enumerate(reversed(parts))))

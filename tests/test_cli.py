@@ -142,7 +142,11 @@ def test_bad_input_is_one_line(tmp_path: Path) -> None:
     failed(rtbg(clip, "-o", tmp_path / "out.xyz"), 2, ".xyz")
     failed(rtbg(), 2, "--demo")
     failed(rtbg(clip, clip, "-o", out), 2, "folder")
-    assert rtbg(clip, "-o", out, "--codec", "divx").returncode == 2
+    failed(rtbg(clip, "-o", out, "--codec", "divx"), 2, "divx", "h264")
+    failed(rtbg(clip, "-o", out, "--start", "nan"), 2, "nan")
+    failed(rtbg(clip, "-o", out, "--start", "1:-5"), 2, "1:-5")
+    cv2.imwrite(str(tmp_path / "bg.png"), picture(64, 48, 0))
+    failed(rtbg(clip, "-o", tmp_path / "bg.png", "--bg", tmp_path / "bg.png", "-y"), 2, "background")
     assert not out.exists() and sorted(p.name for p in tmp_path.iterdir() if p.name.startswith(".")) == []
 
 
@@ -192,14 +196,42 @@ def test_an_interrupted_run_keeps_the_older_output(long_clip: Path, tmp_path: Pa
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
-def test_the_second_signal_gives_up(long_clip: Path, tmp_path: Path) -> None:
-    """The first may already have finished the file when the second comes; then that file is whole."""
-    process = start(long_clip, "-o", tmp_path / "out.mkv", folder=tmp_path)
+@pytest.mark.parametrize("wait", [0.0, 0.02, 0.2, 1.0])
+def test_the_second_signal_gives_up(long_clip: Path, tmp_path: Path, wait: float) -> None:
+    """While frames are still coming, and while a slow encoder is flushed: what is said is what is there."""
+    process = start(long_clip, "-o", tmp_path / "out.mkv", "--preset", "slow", folder=tmp_path)
     process.send_signal(signal.SIGINT)
-    time.sleep(0.005)
+    time.sleep(wait)
     if process.poll() is None:
         process.send_signal(signal.SIGINT)
-    assert process.wait(30) in (130, -signal.SIGINT)
+    _, said = process.communicate(timeout=30)
+    left = [p.name for p in tmp_path.iterdir()]
+    if "nothing was written" in said:
+        assert process.returncode == 130 and left == []
+    else:  # the first signal had finished the file already
+        assert process.returncode in (130, -signal.SIGINT) and left == ["out.mkv"], said
+        assert len(read_video(tmp_path / "out.mkv")[0]) > 0
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+@pytest.mark.parametrize("wait", [0.02, 0.08, 0.15, 0.25, 0.4])
+def test_a_signal_while_starting(long_clip: Path, tmp_path: Path, wait: float) -> None:
+    process = subprocess.Popen([*RTBG, long_clip, "-o", tmp_path / "out.mkv"], stderr=subprocess.PIPE, text=True)
+    time.sleep(wait)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=30)
+    # The first moments are Python's own, before any line of ours.
+    if process.returncode != -signal.SIGINT:
+        assert process.returncode == 130, said
+        assert "Traceback" not in said and "error" not in said
     assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
-    for left in tmp_path.iterdir():
-        assert len(read_video(left)[0]) > 0
+
+
+def test_quiet_and_closed_stderr(tmp_path: Path) -> None:
+    clip = make_video(tmp_path / "in.mp4", frames=3)
+    done = rtbg(clip, "-o", tmp_path / "quiet.mp4", "-q")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    if os.name == "posix":
+        code = f"{sys.executable} -m rtbg {clip} -o {tmp_path}/closed.mp4 2>&-"
+        assert subprocess.run(["sh", "-c", code], timeout=60).returncode == 0
+        assert len(read_video(tmp_path / "closed.mp4")[0]) == 3

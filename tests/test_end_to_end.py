@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 
 import rtbg
+from rtbg.sources import open_source
 from rtbg.sources.demo import DemoSource
 from tests.media import make_video, read_video
 
@@ -135,3 +138,34 @@ def test_python_gets_the_same_errors(tmp_path: Path) -> None:
     ):
         with pytest.raises(ValueError, match=str(next(iter(wrong.values())))):
             rtbg.Options(**wrong)
+
+
+def test_runs_side_by_side_do_not_mix(tmp_path: Path) -> None:
+    """Engines hand out shared buffers: two runs and single mattes at the same time come out as one after another."""
+
+    def work(k: int) -> bytes:
+        target = tmp_path / f"{k}-{threading.get_ident()}.mkv"
+        source = DemoSource(size=(160, 90) if k % 2 else (90, 160), start=3 * k, seconds=0.5)
+        rtbg.replace_background(source, target, background="#000000", options=rtbg.Options(show="matte", codec="ffv1"))
+        return b"".join(p.tobytes() for p in read_video(target)[0])
+
+    alone = [work(k) for k in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(work, range(4)))
+    assert together == alone
+
+
+def test_a_refused_run_closes_its_source(tmp_path: Path) -> None:
+    clip = make_video(tmp_path / "in.mp4", frames=2)
+    for options, background in ((rtbg.Options(), "nonsense"), (rtbg.Options(model="nonsense"), "blur")):
+        source = open_source(clip)
+        with pytest.raises(rtbg.RtbgError):
+            rtbg.replace_background(source, tmp_path / "out.mp4", background=background, options=options)
+        assert source.read() is None, "closed"
+
+
+def test_a_gif_becomes_a_video_that_every_player_shows(tmp_path: Path) -> None:
+    clip = make_video(tmp_path / "in.gif", codec="gif", pix_fmt="rgb8", frames=4, rate=10)
+    rtbg.replace_background(clip, tmp_path / "out.mp4", background="white")
+    with av.open(str(tmp_path / "out.mp4")) as out:
+        assert out.streams.video[0].codec_context.pix_fmt == "yuv420p"

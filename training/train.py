@@ -37,6 +37,7 @@ from training.sheets import draw_curve, draw_sheet
 
 # Input sizes, (width, height): landscape 16:9 and 4:3, square, portrait 3:4 and 9:16; about 56,000 pixels each.
 SIZES = ((320, 176), (272, 208), (240, 240), (208, 272), (176, 320))
+HOURS = 1.5  # of a run of which nothing else is said: the shipped model's, on two CPU cores
 # (share of the run at which the stage begins, scale of the sizes): most of what is learnt is learnt cheaply small.
 STAGES = ((0.0, 0.6), (0.45, 0.8), (0.72, 1.0))
 
@@ -161,7 +162,8 @@ class Run:
         }
         torch.save(state, self.out / "last.pt.new")
         (self.out / "last.pt.new").replace(self.out / "last.pt")
-        (self.out / "history.json").write_text(json.dumps(self.history, indent=1))
+        (self.out / "history.json.new").write_text(json.dumps(self.history, indent=1))
+        (self.out / "history.json.new").replace(self.out / "history.json")
 
     def step(self, batch: Tensor, rate: float, own_past: bool) -> float:
         """One optimizer step on a uint8 (N, 5, H, W) batch; returns the loss."""
@@ -274,7 +276,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with person/, alpha/ and backgrounds/")
     parser.add_argument("--out", type=Path, required=True, help="folder of the run, e.g. runs/balanced")
-    parser.add_argument("--hours", type=float, help="length of the run in hours of training")
+    parser.add_argument("--hours", type=float, help=f"length of the run in hours of training (default: {HOURS})")
     parser.add_argument("--epochs", type=int, help="length of the run in epochs (instead of --hours)")
     parser.add_argument("--batch", type=int, default=TrainConfig.batch)
     parser.add_argument("--epoch-pictures", type=int, default=TrainConfig.epoch_pictures)
@@ -283,8 +285,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--init", type=Path, help="begin with the weights of this best.pt")
     parser.add_argument("--rate", type=float, default=TrainConfig.rate, help="peak learning rate")
     args = parser.parse_args(argv)
-    if (args.hours is None) == (args.epochs is None):
-        parser.error("give --hours or --epochs")
+    if args.hours is not None and args.epochs is not None:
+        parser.error("give --hours or --epochs, not both")
+    if args.epochs is None and args.hours is None:
+        args.hours = HOURS
     config = TrainConfig(batch=args.batch, epoch_pictures=args.epoch_pictures, seed=args.seed, rate=args.rate)
     train(config, args.data, args.out, hours=args.hours, epochs=args.epochs, device=args.device, init=args.init)
 

@@ -21,6 +21,7 @@ from rtbg.backgrounds.image import over_black
 from rtbg.color import is_full, solid, subsample, weights
 from rtbg.errors import BackgroundError
 from rtbg.frame import BT709, BT2020_NCL, FULL, LIMITED, Array, Color, Frame, StreamInfo
+from rtbg.sources.probe import demuxer, head
 
 log = logging.getLogger(__name__)
 
@@ -163,7 +164,7 @@ class Loop:
         """Begins anew; False when the file has gone meanwhile, and what is shown stays."""
         try:
             self._rewind()
-        except (av.FFmpegError, OSError, ValueError) as exc:
+        except (av.FFmpegError, BackgroundError, OSError, ValueError) as exc:
             self._warn(f"the background {self._path} can no longer be read ({_reason(exc)}): its last picture stays")
             self._next, self._count = None, 1
             return False
@@ -171,7 +172,7 @@ class Loop:
 
     def _rewind(self) -> None:
         self.close()
-        self._container = container = av.open(str(self._path))
+        self._container = container = av.open(f"file:{self._path}", format=demuxer(self._path, head(self._path)))
         if container.format.name in _TEXT or not container.streams.video:
             raise BackgroundError(f"the background {self._path} {_NOT_VIDEO}")
         stream = container.streams.video[0]

@@ -65,13 +65,19 @@ def seconds(packet: Any) -> Fraction:
     return Fraction(packet.pts if packet.pts is not None else packet.dts) * Fraction(packet.time_base)
 
 
-def describe(template: Any, stream: Any) -> None:
+# ISO 639-2: the terminological codes of which FFmpeg's QuickTime table has only the bibliographic ones.
+_QUICKTIME = {"deu": "ger", "fra": "fre", "nld": "dut", "ell": "gre", "isl": "ice", "ces": "cze", "slk": "slo"}
+
+
+def describe(template: Any, stream: Any, container: str) -> None:
     """Language, title and dispositions from a stream of the input to one of the output."""
     kept = ("language", "title", "handler_name", "name")
     notes = {k.lower(): v for k, v in template.metadata.items() if k.lower() in kept}
     # FFmpeg reads the title of an .mp4's track as "name", and writes it from "title".
     if name := notes.pop("name", None):
         notes.setdefault("title", name)
+    if container == "mov" and "language" in notes:  # QuickTime's own table knows these by their other code
+        notes["language"] = _QUICKTIME.get(notes["language"], notes["language"])
     stream.metadata.update(notes)
     stream.disposition = template.disposition
 
@@ -100,7 +106,7 @@ class Copy:
         known = matroska or template.codec_context.codec.canonical_name == "opus"
         self._never_negative = out.format.name in ("matroska", "webm") and not known and not self._subtitle
         self._last: int | None = None
-        describe(template, self._stream)
+        describe(template, self._stream, out.format.name)
 
     def put(self, packet: Any, origin: Fraction, end: Fraction | None) -> Iterator[Any]:
         """The packet, moved; nothing where it lies outside the part that is kept."""
@@ -174,7 +180,7 @@ class SoundTrack:
         self._context.open()
         self._resampler: Any = None
         self._form: tuple[str, str, int] | None = None
-        describe(template, self._stream)
+        describe(template, self._stream, out.format.name)
 
     def put(self, packet: Any, origin: Fraction, end: Fraction | None) -> Iterator[Any]:
         """Packets of the sound that the packet completes."""
@@ -245,7 +251,7 @@ class TextTrack:
         context = self._stream.codec_context
         context.time_base = self._stream.time_base = Fraction(1, 1000)
         context.subtitle_header = self._source.subtitle_header
-        describe(template, self._stream)
+        describe(template, self._stream, out.format.name)
 
     def put(self, packet: Any, origin: Fraction, end: Fraction | None) -> Iterator[Any]:
         """The same words at the same time; nothing where there are none (an .mp4 fills gaps with such packets)."""

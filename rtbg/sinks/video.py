@@ -61,6 +61,8 @@ class VideoSink:
     ) -> None:
         self._info, self._suffix = info, path.suffix.lower()
         self._threads = threads or codec_threads()
+        # Many players show H.264 as 4:2:0 only; where nobody asked for more than RGB came in, it is made that.
+        plain = info.rgb and codec is None and not alpha and self._suffix in (".mp4", ".mov")
         self._plan = plan(
             self._suffix,
             codec=codec,
@@ -68,7 +70,7 @@ class VideoSink:
             crf=crf,
             preset=preset,
             bits=info.bits,
-            chroma=info.chroma,
+            chroma=(2, 2) if plain else info.chroma,
             threads=self._threads,
         )
         self.description = self._plan.description

@@ -69,7 +69,7 @@ class PlaneReader:
 
     def _reformat(self, frame: av.VideoFrame, name: str) -> av.VideoFrame:
         width, height = self._size
-        rgb = _is_rgb(frame.format)
+        rgb = is_rgb(frame.format)
         full = rgb or _is_grey(frame.format) or frame.format.name.startswith("yuvj")
         return self._reformatter.reformat(
             frame,
@@ -120,7 +120,7 @@ def native_of(fmt: av.VideoFormat) -> str:
     if fmt.name in NATIVE:
         return NATIVE[fmt.name]
     deep = "10le" if max(c.bits for c in fmt.components) > 8 else ""
-    if _is_rgb(fmt):
+    if is_rgb(fmt):
         return "yuv444p" + deep
     if _is_grey(fmt):
         return "yuv420p" + deep
@@ -129,12 +129,13 @@ def native_of(fmt: av.VideoFormat) -> str:
     return kind + deep
 
 
-def _is_rgb(fmt: av.VideoFormat) -> bool:
+def is_rgb(fmt: av.VideoFormat) -> bool:
+    """Whether pictures of that format have to be converted from RGB."""
     return fmt.is_rgb or fmt.has_palette or fmt.is_bayer or fmt.name.startswith("xyz")
 
 
 def _is_grey(fmt: av.VideoFormat) -> bool:
-    return not _is_rgb(fmt) and sum(not c.is_alpha for c in fmt.components) == 1
+    return not is_rgb(fmt) and sum(not c.is_alpha for c in fmt.components) == 1
 
 
 def _color(first: av.VideoFrame, stream: Color) -> Color:
@@ -147,7 +148,7 @@ def _color(first: av.VideoFrame, stream: Color) -> Color:
         int(first.color_trc) if first.color_trc not in (0, 3, UNSPECIFIED) else stream.transfer,
     )
     own = replace(own, matrix=UNSPECIFIED if own.matrix in (0, 3) else own.matrix)
-    if _is_rgb(first.format):
+    if is_rgb(first.format):
         return tagged(Color(primaries=own.primaries, transfer=own.transfer), first.height)
     if first.format.name.startswith("yuvj") or (_is_grey(first.format) and own.range == RANGE_UNSPECIFIED):
         return replace(own, range=FULL)

@@ -24,7 +24,7 @@ def head(path: Path) -> bytes:
         if stat.S_ISDIR(mode):
             raise InputError(f"{path} is a folder: name a video or a picture in it")
         if stat.S_ISCHR(mode):
-            raise InputError(f"{path} is a device, not a file: a camera is opened with --webcam {path}")
+            raise InputError(f"{path} is a device, not a file: this version reads files only")
         if not stat.S_ISREG(mode):
             raise InputError(f"{path} is not a file")
         with path.open("rb") as file:

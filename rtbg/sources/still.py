@@ -50,6 +50,7 @@ class StillSource:
             frames=1,
             duration=1.0,
             still=True,
+            rgb=True,
             path=path,
         )
 

@@ -21,7 +21,7 @@ from av.video.stream import VideoStream
 
 from rtbg.errors import InputError
 from rtbg.frame import Array, Color, Frame, StreamInfo
-from rtbg.sources.planes import PlaneReader
+from rtbg.sources.planes import PlaneReader, is_rgb
 from rtbg.sources.probe import demuxer, head
 from rtbg.sources.timing import Clock, declared_end, fraction, rate_of, stream_seconds
 
@@ -214,6 +214,7 @@ class VideoSource:
             duration=None if seconds is None else float(seconds),
             rotation=round(first.rotation / 90) * 90 % 360,
             sample_aspect=Fraction(aspect) if aspect and aspect > 0 else Fraction(1),
+            rgb=is_rgb(first.format),
             path=self._path,
             start=self._start,
             limit=self._duration,
