@@ -94,6 +94,8 @@ def rgb_to_planes(rgb: Array, color: Color, *, height: int, bits: int, chroma: t
     height: lines of the video that the planes are for, which decides what an untagged `color` means.
     Chroma is left-sited where it is subsampled horizontally (as MPEG-2 and H.264 have it)."""
     matrix = rgb_to_yuv_matrix(*weights(color, height), is_full(color), bits)
+    if bits == 8 and chroma == (1, 1):  # OpenCV rounds once, without a float picture in between
+        return tuple(np.asarray(p) for p in cv2.split(cv2.transform(rgb, matrix)))
     y, u, v = cv2.split(cv2.transform(rgb.astype(np.float32), matrix))
     dtype = np.uint8 if bits == 8 else np.uint16
     return tuple(
@@ -150,8 +152,10 @@ def planes_to_rgb(planes: tuple[Array, ...], color: Color) -> Array:
     full_size = [planes[0], *(enlarge_chroma(p, w, h) for p in planes[1:3])]
     kr, kb = weights(color, h)
     bits = 10 if planes[0].dtype == np.uint16 else 8
-    yuv = cv2.merge([p.astype(np.float32) for p in full_size])
     matrix = yuv_to_rgb_matrix(kr, kb, is_full(color), bits)
+    if bits == 8:
+        return np.asarray(cv2.transform(cv2.merge(full_size), matrix))
+    yuv = cv2.merge([p.astype(np.float32) for p in full_size])
     return np.clip(np.rint(cv2.transform(yuv, matrix)), 0, 255).astype(np.uint8)
 
 
