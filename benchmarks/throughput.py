@@ -87,10 +87,10 @@ def full(clip: Path, target: Path, background: Path, model: str) -> dict[str, An
     import resource
 
     import cv2
-    from rtbg.sinks.video import VideoSink
 
     from rtbg import Options
     from rtbg.api import replace_background
+    from rtbg.sinks.video import VideoSink
 
     sys.setswitchinterval(0.0005)  # as the command line does
     cv2.setNumThreads(1)

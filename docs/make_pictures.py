@@ -26,8 +26,8 @@ def shot(folder: Path, background: str, show: str = "composite", frame: int = 20
 
 
 def crop(picture: np.ndarray) -> np.ndarray:
-    """The left 4:3 of a 16:9 picture, at 480x360."""
-    return cv2.resize(picture[:, :960], (480, 360), interpolation=cv2.INTER_AREA)
+    """The part of a 1280x720 picture with the person, at 480x360."""
+    return cv2.resize(picture[:, 160:1120], (480, 360), interpolation=cv2.INTER_AREA)
 
 
 def main() -> None:

@@ -3,6 +3,8 @@
     engine = engines.load("balanced")                      # a shipped model, the first engine that works here
     alpha = engine.infer({"frame": frame})["alpha"]        # float32 (1, 4, H, W) to (1, 1, H, W), both 0..1
 
+    load -> runner (a library opens the file) -> adapter (what its tensors mean, by signature) = Engine
+
 Importing this loads no engine's library; `load` does. Used by `rtbg` and by `training.export`.
 """
 
@@ -15,11 +17,13 @@ from typing import Protocol, runtime_checkable
 
 from engines.errors import EngineError, ModelError
 from engines.machine import default_threads
-from engines.onnxruntime_engine import OnnxRuntimeEngine
-from engines.openvino_engine import OpenVINOEngine
+from engines.onnxruntime_engine import OnnxRuntimeRunner
+from engines.openvino_engine import OpenVINORunner
+from engines.runner import Runner
+from engines.signature import adapt
 from engines.spec import Array, ModelSpec, available_models, find_model, nearest_size
 
-__all__ = ["Engine", "EngineError", "ModelSpec", "available_models", "load", "nearest_size"]
+__all__ = ["Engine", "EngineError", "ModelSpec", "StatefulEngine", "available_models", "load", "nearest_size"]
 
 logger = logging.getLogger("engines")
 
@@ -28,9 +32,15 @@ logger = logging.getLogger("engines")
 class Engine(Protocol):
     """A network, ready to run. One thread at a time, any thread. Whoever loads it closes it."""
 
-    name: str  # as `load` takes it: "openvino"
-    device: str  # what really computes, for people: "OpenVINO CPU bf16"
     spec: ModelSpec
+
+    @property
+    def name(self) -> str:
+        """As `load` takes it: "openvino"."""
+
+    @property
+    def device(self) -> str:
+        """What really computes, for people: "OpenVINO CPU bf16"."""
 
     def infer(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """`{"frame": float32 (1, 4, H, W)}` to `{"alpha": float32 (1, 1, H, W)}`, see `ModelSpec`.
@@ -44,8 +54,17 @@ class Engine(Protocol):
         """Frees what is held; outputs given out stay readable. May be called twice."""
 
 
+@runtime_checkable
+class StatefulEngine(Engine, Protocol):
+    """An engine whose network remembers pictures by itself (a recurrent mattor): one stream at a time."""
+
+    def reset(self) -> None:
+        """Forgets the pictures seen: to be called wherever the fourth channel is cleared, so before another
+        stream's first picture and at a cut. May be called at any time, also after `close`."""
+
+
 # In the order in which "auto" tries them: OpenVINO is the faster on a CPU.
-_ENGINES: dict[str, Callable[..., Engine]] = {"openvino": OpenVINOEngine, "onnxruntime": OnnxRuntimeEngine}
+_ENGINES: dict[str, Callable[..., Runner]] = {"openvino": OpenVINORunner, "onnxruntime": OnnxRuntimeRunner}
 _LATER = ("tensorrt", "torch")
 
 
@@ -57,7 +76,9 @@ def load(
     threads: int | None = None,
     precision: str = "auto",
 ) -> Engine:
-    """Opens a shipped model (see `available_models`) or an ONNX file of the same signature (see `ModelSpec`).
+    """Opens a shipped model (see `available_models`) or an ONNX file: one of the shipped models' signature (see
+    `ModelSpec`), a segmenter, or a recurrent mattor (then a `StatefulEngine`); see `engines.signature`. What is
+    guessed about a file is logged as information on the logger "engines".
 
     engine: "auto", "openvino" or "onnxruntime". "auto" takes the first that works here; why an earlier one
     was skipped is logged as a warning on the logger "engines", and `Engine.device` says what runs.
@@ -78,11 +99,11 @@ def load(
     count = default_threads() if threads is None else threads
     spec = find_model(model)
     if engine != "auto":
-        return _ENGINES[engine](spec, threads=count, precision=precision)
+        return _open(_ENGINES[engine], spec, count, precision)
     reasons: list[str] = []
     for make in _ENGINES.values():
         try:
-            opened = make(spec, threads=count, precision=precision)
+            opened = _open(make, spec, count, precision)
         except ModelError:
             raise
         except EngineError as exc:
@@ -92,3 +113,12 @@ def load(
             logger.warning("%s runs the network, because: %s", opened.device, reason)
         return opened
     raise EngineError(f"no engine can run {spec.path}: {'; '.join(reasons)}")
+
+
+def _open(make: Callable[..., Runner], spec: ModelSpec, threads: int, precision: str) -> Engine:
+    runner = make(spec, threads=threads, precision=precision)
+    try:
+        return adapt(spec, runner)
+    except BaseException:
+        runner.close()
+        raise

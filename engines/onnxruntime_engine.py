@@ -1,21 +1,21 @@
 """ONNX Runtime on the CPU: the portable second engine, and the reference that others are compared with.
 
-Memory bound: one network with its activations, and one output.
+Memory bound: one network with its activations, and the outputs of one run.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from engines.errors import EngineError, import_error, short_reason
-from engines.spec import Array, ModelSpec, Port, check_frame, fit_signature
+from engines.spec import Array, ModelSpec, Port
 
 
-class OnnxRuntimeEngine:
-    """Implements `engines.Engine`. One thread at a time.
+class OnnxRuntimeRunner:
+    """Implements `engines.runner.Runner`. One thread at a time.
 
     threads: of the inference, at least 1. precision: "f32", or "auto" which is f32: the CPU provider has no
     other that gains. Raises EngineError where ONNX Runtime is missing or refuses the file."""
@@ -45,33 +45,28 @@ class OnnxRuntimeEngine:
                 f"ONNX Runtime cannot read {spec.path} ({short_reason(exc)}): check that it is a whole ONNX file"
             ) from exc
         self.device = "ONNX Runtime CPU f32"
-        self.spec = fit_signature(spec, _ports(self._session.get_inputs()), _ports(self._session.get_outputs()))
-        self._in = self._session.get_inputs()[0].name
-        self._out = [self._session.get_outputs()[0].name]
+        self.inputs = _ports(self._session.get_inputs())
+        self.outputs = _ports(self._session.get_outputs())
 
-    def infer(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """See `engines.Engine.infer`."""
+    def run(self, feeds: Mapping[str, Array], wanted: Sequence[str]) -> list[Array]:
+        """See `engines.runner.Runner.run`."""
         if self._session is None:
             raise EngineError("this engine is closed: load the model again")
-        frame = check_frame(self.spec, inputs)
         try:
-            (alpha,) = self._session.run(self._out, {self._in: np.ascontiguousarray(frame)})
+            return list(self._session.run(list(wanted), {k: np.ascontiguousarray(v) for k, v in feeds.items()}))
         except Exception as exc:
             raise EngineError(f"{self.device} failed ({short_reason(exc)}): try the engine openvino") from exc
-        if alpha.shape != (1, 1, *frame.shape[2:]):
-            raise EngineError(f"{self.spec.path} gives {alpha.shape} for {frame.shape}: it must give (1, 1, H, W)")
-        return {self.spec.outputs[0]: alpha}
 
     def close(self) -> None:
-        """Frees the network. May be called twice."""
+        """See `engines.runner.Runner.close`."""
         self._session = None
 
 
-def _ports(ports: Any) -> list[Port]:
+def _ports(ports: Any) -> tuple[Port, ...]:
     names = {"float": "float32", "double": "float64"}
     found = []
     for port in ports:
         dtype = port.type.removeprefix("tensor(").removesuffix(")")
         sides = tuple(side if isinstance(side, int) else None for side in port.shape or ())
         found.append(Port(port.name, names.get(dtype, dtype), sides))
-    return found
+    return tuple(found)

@@ -1,11 +1,12 @@
 """OpenVINO on the CPU: the default engine, the fastest measured there.
 
-Memory bound: per size in use, one compiled network with its activations, one input and one output.
+Memory bound: per set of input shapes in use, one compiled network with its activations, inputs and outputs.
 """
 
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,7 @@ import numpy as np
 
 from engines.errors import EngineError, import_error, short_reason
 from engines.machine import cache_dir
-from engines.spec import Array, ModelSpec, Port, check_frame, fit_signature
+from engines.spec import Array, ModelSpec, Port
 
 logger = logging.getLogger("engines")
 
@@ -24,15 +25,32 @@ _PRECISIONS = {"f32": "FP32", "bf16": "BF16", "f16": "FP16"}
 
 @dataclass(frozen=True)
 class _Compiled:
-    """The network for one size; `frame` and `alpha` are the memory that `request` reads and writes."""
+    """The network for one set of shapes; `feeds` and `results` are the memory that `request` reads and writes.
+
+    A result is None where its shape is known only after a run."""
 
     request: Any
-    frame: Array
-    alpha: Array
+    feeds: dict[str, Array]
+    results: dict[str, Array | None]
 
 
-class OpenVINOEngine:
-    """Implements `engines.Engine`. One thread at a time.
+def _import_openvino() -> tuple[Any, Any]:
+    """The library and its FrontEndManager, without its telemetry: importing it would otherwise report each start to
+    a server. OpenVINO replaces a telemetry package that is missing by a stub of its own."""
+    hidden = "openvino_telemetry" not in sys.modules
+    if hidden:
+        sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
+    try:
+        import openvino as ov
+        from openvino.frontend import FrontEndManager
+    finally:
+        if hidden:
+            del sys.modules["openvino_telemetry"]
+    return ov, FrontEndManager
+
+
+class OpenVINORunner:
+    """Implements `engines.runner.Runner`. One thread at a time.
 
     threads: of the inference, at least 1. precision: "f32", "bf16", "f16", or "auto": bf16 where the CPU
     computes in it natively, else f32. (Left alone OpenVINO chooses by itself and says nothing.)
@@ -42,8 +60,7 @@ class OpenVINOEngine:
 
     def __init__(self, spec: ModelSpec, *, threads: int, precision: str = "f32") -> None:
         try:
-            import openvino as ov
-            from openvino.frontend import FrontEndManager
+            ov, FrontEndManager = _import_openvino()
         except (ImportError, OSError) as exc:
             raise import_error("OpenVINO", "openvino", "pip install openvino", exc) from exc
         self._ov: Any = ov
@@ -65,33 +82,41 @@ class OpenVINOEngine:
             raise EngineError(
                 f"OpenVINO cannot read {spec.path} ({short_reason(exc)}): check that it is a whole ONNX file"
             ) from exc
-        self.spec = fit_signature(spec, _ports(self._model.inputs), _ports(self._model.outputs))
-        self._compiled: dict[tuple[int, int], _Compiled] = {}
+        self._path = spec.path
+        self.inputs, self.outputs = _ports(self._model.inputs), _ports(self._model.outputs)
+        self._compiled: dict[tuple[tuple[int, ...], ...], _Compiled] = {}
 
-    def infer(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """See `engines.Engine.infer`. The first call with a size compiles the network for it."""
+    def run(self, feeds: Mapping[str, Array], wanted: Sequence[str]) -> list[Array]:
+        """See `engines.runner.Runner.run`."""
         if self._model is None:
             raise EngineError("this engine is closed: load the model again")
-        frame = check_frame(self.spec, inputs)
-        height, width = frame.shape[2:]
-        compiled = self._compiled.get((height, width))
+        shapes = tuple(feeds[port.name].shape for port in self.inputs)
+        compiled = self._compiled.get(shapes)
         if compiled is None:
-            compiled = self._compiled[height, width] = self._compile(height, width)
+            compiled = self._compiled[shapes] = self._compile(shapes)
         # Into the network's own memory: a copy of 0.2 MB, and the caller's array is never held.
-        np.copyto(compiled.frame, frame)
+        for name, buffer in compiled.feeds.items():
+            np.copyto(buffer, feeds[name])
         try:
             compiled.request.infer(share_outputs=True)
+            return [self._result(compiled, name) for name in wanted]
         except Exception as exc:
             raise EngineError(f"{self.device} failed ({short_reason(exc)}): try the engine onnxruntime") from exc
-        return {self.spec.outputs[0]: compiled.alpha}
+
+    def _result(self, compiled: _Compiled, name: str) -> Array:
+        result = compiled.results[name]
+        if result is None:
+            index = list(compiled.results).index(name)
+            result = np.array(compiled.request.get_output_tensor(index).data)
+        return result
 
     def close(self) -> None:
-        """Frees the networks. May be called twice."""
+        """See `engines.runner.Runner.close`."""
         self._compiled.clear()
         self._model = self._core = None
 
-    def _compile(self, height: int, width: int) -> _Compiled:
-        ov, what = self._ov, f"{self.spec.path} at {width}x{height}"
+    def _compile(self, shapes: tuple[tuple[int, ...], ...]) -> _Compiled:
+        ov, what = self._ov, f"{self._path} at {' '.join('x'.join(map(str, s)) for s in shapes)}"
         wanted = getattr(ov.Type, self._precision)
         config = {
             "PERFORMANCE_HINT": "LATENCY",
@@ -104,18 +129,21 @@ class OpenVINOEngine:
         }
         try:
             model = self._model.clone()
-            model.reshape([1, 4, height, width])
+            model.reshape({k: list(shape) for k, shape in enumerate(shapes)})
             network = self._compile_cached(model, config)
-            if tuple(network.output(0).shape) != (1, 1, height, width):
-                raise EngineError(f"{what} gives {tuple(network.output(0).shape)}: it must give (1, 1, H, W)")
             got = network.get_property("INFERENCE_PRECISION_HINT")
             request = network.create_infer_request()
-            frame = np.zeros((1, 4, height, width), np.float32)
-            alpha = np.zeros((1, 1, height, width), np.float32)
-            request.set_input_tensor(ov.Tensor(frame, shared_memory=True))
-            request.set_output_tensor(ov.Tensor(alpha, shared_memory=True))
-        except EngineError:
-            raise
+            feeds: dict[str, Array] = {}
+            results: dict[str, Array | None] = {}
+            for k, (port, shape) in enumerate(zip(self.inputs, shapes, strict=True)):
+                feeds[port.name] = np.zeros(shape, port.dtype)
+                request.set_input_tensor(k, ov.Tensor(feeds[port.name], shared_memory=True))
+            for k, (port, output) in enumerate(zip(self.outputs, network.outputs, strict=True)):
+                results[port.name] = None
+                if output.partial_shape.is_static and 0 not in output.shape:
+                    buffer: Array = np.zeros(tuple(output.shape), output.element_type.to_dtype())
+                    request.set_output_tensor(k, ov.Tensor(buffer, shared_memory=True))
+                    results[port.name] = buffer
         except Exception as exc:
             raise EngineError(
                 f"OpenVINO cannot compile {what} ({short_reason(exc)}): try the engine onnxruntime"
@@ -123,7 +151,7 @@ class OpenVINOEngine:
         if got != wanted:
             self.device = f"OpenVINO CPU {got.get_type_name()}"
             logger.warning("OpenVINO computes in %s where %s was asked for", got.get_type_name(), self._precision)
-        return _Compiled(request, frame, alpha)
+        return _Compiled(request, feeds, results)
 
     def _compile_cached(self, model: Any, config: dict[str, Any]) -> Any:
         """Compiles by way of the cache folder; a folder that fails (full, vanished) costs time and nothing else."""
@@ -147,13 +175,15 @@ def _choose(precision: str, able: Sequence[str]) -> str:
     return precision
 
 
-def _ports(ports: Any) -> list[Port]:
+def _ports(ports: Any) -> tuple[Port, ...]:
     names = {"f32": "float32", "f16": "float16", "f64": "float64"}
     found = []
     for port in ports:
         dtype = port.element_type.get_type_name()
         shape = port.partial_shape
         sides = () if shape.rank.is_dynamic else tuple(d.get_length() if d.is_static else None for d in shape)
-        name = min(port.names, default="unnamed")
+        # A tensor may have several names; that of the file's own list is the one its node is called after.
+        called = port.node.get_friendly_name().removesuffix("/sink_port_0")
+        name = called if called in port.names else min(port.names, default="unnamed")
         found.append(Port(name, names.get(dtype, dtype), sides))
-    return found
+    return tuple(found)

@@ -1,8 +1,9 @@
 """What a network takes and gives, where its file lies, and which models are shipped.
 
 A model is NAME.onnx with a card, NAME.json, beside it. The card's keys that matter here: `sizes`, a list of
-[width, height], and `sha256`, the checksum of the file (optional); everything else is for people. Used by
-`engines.load` and by every engine; reads no graph itself, the engines do.
+[width, height], and `sha256`, the checksum of the file (optional); `engines.segmenter` and `engines.recurrent`
+name those for other networks; everything else is for people. Used by `engines.load` and by every engine; reads no
+graph itself, the engines do.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -23,9 +24,6 @@ from engines.errors import EngineError, ModelError
 Array: TypeAlias = npt.NDArray[Any]
 
 MODELS = Path(__file__).parent / "models"
-# For a file without a card whose height and width are free: the sizes that the shipped models use.
-DEFAULT_SIZES = ((320, 176), (272, 208), (240, 240), (208, 272), (176, 320))
-EXPECTED = "one float32 input (1, 4, H, W) and one float32 output (1, 1, H, W)"
 
 
 @dataclass(frozen=True)
@@ -34,13 +32,17 @@ class ModelSpec:
 
     It takes one input, `frame`, float32 (1, 4, H, W): RGB in 0..1, then its own raw matte of the picture
     before in 0..1 (all zero: no past). It gives one output, `alpha`, float32 (1, 1, H, W): the matte in 0..1.
-    (W, H) is one of `sizes`. `path` is the ONNX file, `card` its JSON card (empty where there is none)."""
+    (W, H) is one of `sizes`. `path` is the ONNX file, `card` its JSON card (empty where there is none).
+
+    `kind`: "rtbg" for a file that is such a network by itself; "segmenter" or "recurrent" for one that an adapter
+    makes into it and that does not look at the fourth channel (see `engines.signature`)."""
 
     name: str
     path: Path
     sizes: tuple[tuple[int, int], ...]
     inputs: tuple[str, ...] = ("frame",)
     outputs: tuple[str, ...] = ("alpha",)
+    kind: str = "rtbg"
     card: Mapping[str, Any] = field(default_factory=dict, repr=False, hash=False)
 
     @property
@@ -74,9 +76,10 @@ def available_models() -> tuple[str, ...]:
 
 
 def find_model(model: str | Path) -> ModelSpec:
-    """The spec of a shipped model's name or of an ONNX file. Raises ModelError.
+    """The spec of a shipped model's name or of an ONNX file, as far as its card tells. Raises ModelError.
 
-    A shipped name goes before a file of that name; a Path is always a file."""
+    A shipped name goes before a file of that name; a Path is always a file. `sizes` is empty where no card names
+    them: `engines.signature.recognise`, which sees the graph, fills them in."""
     if isinstance(model, str) and model in available_models():
         return _describe(MODELS / f"{model}.onnx")
     path = Path(model)
@@ -104,11 +107,12 @@ def _describe(path: Path) -> ModelSpec:
         raise ModelError(f"{path} cannot be read ({exc.strerror}): check the file and its permissions") from exc
     card_path = path.with_suffix(".json")
     if card_path == path or not card_path.is_file():
-        return ModelSpec(path.stem, path, DEFAULT_SIZES)
+        return ModelSpec(path.stem, path, ())
     card = _read_card(card_path)
     if "sha256" in card and card["sha256"] != hashlib.sha256(path.read_bytes()).hexdigest():
         raise ModelError(f"{path} is not the file that its card {card_path.name} describes: install or export it again")
-    return ModelSpec(path.stem, path, _card_sizes(card, card_path), card=card)
+    sizes = _card_sizes(card, card_path) if "sizes" in card else ()
+    return ModelSpec(path.stem, path, sizes, card=card)
 
 
 def _read_card(path: Path) -> dict[str, Any]:
@@ -127,39 +131,13 @@ def _card_sizes(card: dict[str, Any], path: Path) -> tuple[tuple[int, int], ...]
     except (KeyError, TypeError, ValueError):
         sizes = ()
     if not sizes or not all(type(side) is int and side > 0 for size in sizes for side in size):
-        raise ModelError(f'the card {path} names no usable sizes: add "sizes": [[width, height], ...]')
+        raise no_sizes(path)
     return sizes
 
 
-def fit_signature(spec: ModelSpec, inputs: Sequence[Port], outputs: Sequence[Port]) -> ModelSpec:
-    """The spec of a file whose graph was read; names of tensors in the file are free. Raises ModelError.
-
-    A graph of fixed height and width has that one size, which must be among the card's."""
-    if not (len(inputs) == len(outputs) == 1 and _is_picture(inputs[0], 4) and _is_picture(outputs[0], 1)):
-        found = f"{', '.join(map(str, inputs)) or 'nothing'} -> {', '.join(map(str, outputs)) or 'nothing'}"
-        raise ModelError(f"{spec.path} is a network of another kind ({found}): it must have {EXPECTED}")
-    (height, width), out = inputs[0].shape[2:], outputs[0].shape[2:]
-    if any(a is not None and b is not None and a != b for a, b in zip((height, width), out, strict=True)):
-        raise ModelError(
-            f"{spec.path} answers another size than it takes ({inputs[0]} -> {outputs[0]}): it must have {EXPECTED}"
-        )
-    if height is None and width is None:
-        return spec
-    if not spec.card and height is not None and width is not None:
-        return replace(spec, sizes=((width, height),))
-    sizes = tuple((w, h) for w, h in spec.sizes if width in (None, w) and height in (None, h))
-    if not sizes:
-        raise ModelError(f"{spec.path} ({inputs[0]}) takes none of the sizes {spec.shown_sizes}: correct its card")
-    return replace(spec, sizes=sizes)
-
-
-def _is_picture(port: Port, channels: int) -> bool:
-    return (
-        port.dtype == "float32"
-        and len(port.shape) == 4
-        and port.shape[0] in (1, None)
-        and port.shape[1] in ((channels, None) if channels == 1 else (channels,))
-    )
+def no_sizes(card: Path) -> ModelError:
+    """The error for a card that should name sizes and does not."""
+    return ModelError(f'the card {card} names no usable sizes: add "sizes": [[width, height], ...]')
 
 
 def check_frame(spec: ModelSpec, inputs: Mapping[str, Array]) -> Array:

@@ -10,7 +10,7 @@ from typing import TypeAlias
 import cv2
 import numpy as np
 
-from engines import Engine, EngineError, nearest_size
+from engines import Engine, EngineError, StatefulEngine, nearest_size
 from rtbg.color import small_rgb
 from rtbg.errors import MattingError
 from rtbg.frame import Array, Frame, StreamInfo
@@ -30,7 +30,8 @@ class Matting:
 
     The network sees the picture upright (`info.rotation`) with square pixels, at the one of its input sizes
     that is nearest in shape, together with its own raw matte of the picture before; that past is forgotten at
-    a scene cut, after a gap of half a second, and when time runs backwards.
+    a scene cut, after a gap of half a second, and when time runs backwards. So is the engine's own, where it has
+    one (`StatefulEngine`); such an engine serves one stream at a time.
     """
 
     Alpha: TypeAlias = Array
@@ -78,6 +79,8 @@ class Matting:
         cut = last is None or cv2.norm(grey, last, cv2.NORM_L1) > CUT * grey.size
         if cut or not 0 <= elapsed <= GAP:
             self._input[0, 3] = 0
+            if isinstance(self.engine, StatefulEngine):
+                self.engine.reset()
         self._seen, self._time = np.asarray(grey), seconds
 
     def _infer(self) -> Array:

@@ -1,4 +1,4 @@
-"""Small networks of the shipped models' signature, made on the fly with ONNX, for the tests."""
+"""Small networks of every signature that `engines` knows, made on the fly with ONNX, for the tests."""
 
 from __future__ import annotations
 
@@ -71,3 +71,105 @@ def one_line(info: pytest.ExceptionInfo[EngineError]) -> str:
     assert "\n" not in text
     assert 20 < len(text) < 700
     return text
+
+
+def make_segmenter(
+    path: Path,
+    *,
+    layout: str = "nchw",
+    out: int = 1,
+    side: tuple[str | int, str | int] = ("H", "W"),
+    batch: str | int = 1,
+    last: str | None = "Sigmoid",
+    **more,
+) -> Path:
+    """A segmenter, `image` to `score`: `segmenter_logits` of the picture, then `last` ("Sigmoid", "Softmax" or None).
+
+    more: half (the answer at half size), channels (of the input), squeeze (no channel axis), extra (a second output),
+    nan (answers NaN)."""
+    nodes, values = [], {"w": SEGMENTER_WEIGHTS[:out].reshape(out, 3, 1, 1), "b": SEGMENTER_BIAS[:out]}
+    name = "image"
+    if layout == "nhwc":
+        nodes.append(oh.make_node("Transpose", ["image"], ["t"], perm=[0, 3, 1, 2]))
+        name = "t"
+    if more.get("half"):
+        nodes.append(oh.make_node("AveragePool", [name], ["p"], kernel_shape=[2, 2], strides=[2, 2]))
+        name = "p"
+    nodes.append(oh.make_node("Conv", [name, "w", "b"], ["logits"]))
+    name = "logits"
+    if last:
+        nodes.append(oh.make_node(last, [name], ["act"], **({"axis": 1} if last == "Softmax" else {})))
+        name = "act"
+    if more.get("nan"):
+        nodes += [oh.make_node("Sub", [name, name], ["zero"]), oh.make_node("Div", ["zero", "zero"], ["none"])]
+        name = "none"
+    if layout == "nhwc":
+        nodes.append(oh.make_node("Transpose", [name], ["back"], perm=[0, 2, 3, 1]))
+        name = "back"
+    if more.get("squeeze"):
+        values["one"] = np.array([1])
+        nodes.append(oh.make_node("Squeeze", [name, "one"], ["flat"]))
+        name = "flat"
+    nodes.append(oh.make_node("Identity", [name], ["score"]))
+    results = [oh.make_tensor_value_info("score", TensorProto.FLOAT, None)]
+    if more.get("extra"):
+        nodes.append(oh.make_node("Neg", [name], ["rest"]))
+        results.append(oh.make_tensor_value_info("rest", TensorProto.FLOAT, None))
+    channels = more.get("channels", 3)
+    shape = [batch, *side, channels] if layout == "nhwc" else [batch, channels, *side]
+    image = oh.make_tensor_value_info("image", TensorProto.FLOAT, shape)
+    return save(path, nodes, [image], results, values)
+
+
+SEGMENTER_WEIGHTS = np.array([[3, -4, -1], [8, -10, -2]], np.float32)
+SEGMENTER_BIAS = np.array([0.5, 0], np.float32)
+
+
+def segmenter_logits(picture: np.ndarray, out: int = 1) -> np.ndarray:
+    """(out, H, W): what `make_segmenter` computes before its activation, of a (3, H, W) picture as it is fed."""
+    return np.einsum("chw,oc->ohw", picture, SEGMENTER_WEIGHTS[:out]) + SEGMENTER_BIAS[:out, None, None]
+
+
+def make_mattor(path: Path, *, ratio: bool = True, drop: str = "", channels: int = 3) -> Path:
+    """A recurrent mattor with Robust Video Matting's interface, whose states matter.
+
+    Each state is stretched from what comes in (so 1x1x1x1 zeros will do), at half, a quarter ... of the size after
+    `downsample_ratio`: r' = 0.5 r + 0.5 red. pha = r1' enlarged again; so it nears the red channel picture by picture.
+    drop: an output to leave out. ratio: False for one without `downsample_ratio`."""
+    f = TensorProto.FLOAT
+    values = {"half": np.array(0.5, np.float32), "two": np.ones(2, np.float32)}
+    values |= {"starts": np.array([0]), "ends": np.array([1]), "axes": np.array([1])}
+    nodes = [oh.make_node("Slice", ["src", "starts", "ends", "axes"], ["red"])]
+    name = "red"
+    if ratio:
+        nodes.append(oh.make_node("Concat", ["two", "downsample_ratio", "downsample_ratio"], ["scales"], axis=0))
+        nodes.append(oh.make_node("Resize", ["red", "", "scales"], ["small"], mode="linear"))
+        name = "small"
+    for k in range(1, 5):
+        nodes += [
+            oh.make_node("AveragePool", [name], [f"x{k}"], kernel_shape=[2, 2], strides=[2, 2]),
+            oh.make_node("Shape", [f"x{k}"], [f"s{k}"]),
+            oh.make_node("Expand", [f"r{k}i", f"s{k}"], [f"e{k}"]),
+            oh.make_node("Add", [f"x{k}", f"e{k}"], [f"a{k}"]),
+            oh.make_node("Mul", [f"a{k}", "half"], [f"r{k}o"]),
+        ]
+        name = f"x{k}"
+    nodes += [
+        oh.make_node("Shape", ["red"], ["whole"]),
+        oh.make_node("Resize", ["r1o", "", "", "whole"], ["pha"], mode="nearest"),
+        oh.make_node("Identity", ["src"], ["fgr"]),
+    ]
+    inputs = [oh.make_tensor_value_info("src", f, ["N", channels, "H", "W"])]
+    inputs += [oh.make_tensor_value_info(f"r{k}i", f, [f"{a}{k}" for a in "nchw"]) for k in range(1, 5)]
+    if ratio:
+        inputs.append(oh.make_tensor_value_info("downsample_ratio", f, [1]))
+    names = [n for n in ("fgr", "pha", "r1o", "r2o", "r3o", "r4o") if n != drop]
+    return save(path, nodes, inputs, [oh.make_tensor_value_info(n, f, list("abcd")) for n in names], values)
+
+
+def save(path: Path, nodes: list, inputs: list, outputs: list, values: dict[str, np.ndarray]) -> Path:
+    """Writes a graph; `values` are its constants."""
+    constants = [numpy_helper.from_array(v, n) for n, v in values.items()]
+    graph = oh.make_graph(nodes, "net", inputs, outputs, constants)
+    onnx.save(oh.make_model(graph, opset_imports=[oh.make_opsetid("", 17)], ir_version=8), str(path))
+    return path

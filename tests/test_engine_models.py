@@ -11,6 +11,7 @@ import pytest
 from networks import ENGINES, SIZES, expected, make_network, noise, one_line
 from onnx import TensorProto
 
+import engines.signature
 import engines.spec
 from engines import EngineError, available_models, load
 from engines.errors import short_reason
@@ -63,7 +64,7 @@ def test_broken_file(engine, kind, tmp_path, capfd):
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"channels": 3}, "frame float32 (1, 3, ?, ?) -> alpha float32 (1, 1, ?, ?)"),
+        ({"channels": 5}, "frame float32 (1, 5, ?, ?) -> alpha float32 (1, 1, ?, ?)"),
         ({"out": 2}, "alpha float32 (1, 2, ?, ?)"),
         ({"kind": TensorProto.FLOAT16}, "frame float16 (1, 4, ?, ?)"),
         ({"stride": 2, "side": (32, 64)}, "answers another size"),
@@ -90,7 +91,7 @@ def test_half_size_answer_with_free_sides(engine, tmp_path):
 @pytest.mark.parametrize("engine", ENGINES)
 def test_file_without_card(engine, tmp_path):
     free = load(make_network(tmp_path / "free.onnx"), engine=engine, precision="f32")
-    assert free.spec.sizes == engines.spec.DEFAULT_SIZES
+    assert free.spec.sizes == engines.signature.DEFAULT_SIZES
     fixed = load(str(make_network(tmp_path / "fixed.onnx", side=(32, 64))), engine=engine, precision="f32")
     assert fixed.spec.sizes == ((64, 32),)
     for loaded, size in ((free, (176, 320)), (fixed, (64, 32))):
@@ -113,7 +114,7 @@ def test_fixed_file_with_card(tmp_path):
     "sizes", ["3", "[]", "[[0, 4]]", "[[1.5, 4]]", "[[64]]", '[["64", "48"]]', "[[true, 48]]", "[[64, 48, 1]]", None]
 )
 def test_card_without_sizes(sizes, network):
-    network.with_suffix(".json").write_text("{}" if sizes is None else f'{{"sizes": {sizes}}}')
+    network.with_suffix(".json").write_text('{"name": "net"}' if sizes is None else f'{{"sizes": {sizes}}}')
     with pytest.raises(EngineError, match=r"net\.json names no usable sizes") as info:
         load(network)
     one_line(info)

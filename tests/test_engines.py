@@ -15,7 +15,7 @@ from networks import ENGINES, SIZES, expected, make_network, noise, one_line
 
 import engines
 import engines.openvino_engine
-import engines.spec
+import engines.signature
 from engines import EngineError, available_models, load, nearest_size
 from engines.machine import cache_dir, default_threads
 
@@ -160,7 +160,7 @@ def test_shipped_model(model):
 
 
 def test_nearest_size():
-    sizes = engines.spec.DEFAULT_SIZES
+    sizes = engines.signature.DEFAULT_SIZES
     assert nearest_size(sizes, 1920, 1080) == (320, 176)
     assert nearest_size(sizes, 640, 480) == (272, 208)
     assert nearest_size(sizes, 500, 510) == (240, 240)
@@ -218,7 +218,7 @@ def test_auto_takes_the_next_for_an_operator_the_first_lacks(network, monkeypatc
 def test_a_file_at_fault_is_not_offered_twice(tmp_path, caplog, monkeypatch):
     monkeypatch.setitem(engines._ENGINES, "onnxruntime", None)  # calling it would be a TypeError
     with pytest.raises(EngineError, match="another kind"):
-        load(make_network(tmp_path / "other.onnx", channels=3))
+        load(make_network(tmp_path / "other.onnx", channels=5))
     assert not caplog.records
 
 
@@ -373,6 +373,7 @@ def test_public_names():
         "Engine",
         "EngineError",
         "ModelSpec",
+        "StatefulEngine",
         "available_models",
         "load",
         "nearest_size",

@@ -98,7 +98,7 @@ def test_anamorphic_pictures_are_seen_with_square_pixels() -> None:
 
 @pytest.mark.parametrize("model", available_models())
 def test_the_shipped_model_finds_the_portrait(model: str) -> None:
-    """The real network on a real portrait: the astronaut is there, the flag and the shuttle are not her."""
+    """The real network on a real portrait: the astronaut is there, the wall is not her."""
     from skimage.data import astronaut
 
     alpha = rtbg.matte(astronaut(), model=model)
@@ -106,8 +106,8 @@ def test_the_shipped_model_finds_the_portrait(model: str) -> None:
     assert alpha.min() >= 0 and alpha.max() <= 1
     assert alpha[60:180, 190:260].mean() > 0.95, "face and hair"
     assert alpha[330:500, 120:330].mean() > 0.95, "suit"
-    assert alpha[:250, :60].mean() < 0.1, "flag"
-    assert alpha[:180, 400:].mean() < 0.1, "shuttle"
+    assert alpha[:200, 312:345].mean() < 0.1, "wall beside the head"
+    assert alpha[:200, 475:].mean() < 0.1, "wall on the right"
 
 
 @pytest.mark.parametrize("model", available_models())
@@ -117,14 +117,17 @@ def test_a_still_repeated_does_not_drift(model: str) -> None:
     rgb = cv2.resize(astronaut(), (320, 320), interpolation=cv2.INTER_AREA)
     engine = load(model)
     matting = Matting(engine, info(320, 320))
-    first, last = None, None
+    mattes = []
     for k in range(100):
         ((_, alpha),) = matting.push(frame(rgb, k))
-        first = alpha if first is None else first
-        last = alpha
+        mattes.append(alpha.astype(int))
     engine.close()
-    assert first is not None and last is not None
-    assert np.abs(first.astype(int) - last).mean() < 255 * 0.02
+    # The first frames settle what one picture leaves open; after that nothing may move.
+    assert np.abs(mattes[20] - mattes[99]).mean() < 255 * 0.01
+    # What was clear at first stays as it was.
+    sure = (mattes[0] < 12) | (mattes[0] > 243)
+    assert sure.mean() > 0.5
+    assert np.abs(mattes[0] - mattes[99])[sure].mean() < 255 * 0.01
 
 
 def test_matte_refuses_other_arrays() -> None:

@@ -25,6 +25,8 @@ import numpy.typing as npt
 import torch
 from torch.utils.data import IterableDataset
 
+from training.split import held_out
+
 U8 = npt.NDArray[np.uint8]
 
 # How often a picture of each group is drawn, relative to its number. `coc` masks are coarse polygons; `ccp`
@@ -87,8 +89,9 @@ def load_people(data: Path) -> list[Picture]:
 
 
 def load_backgrounds(data: Path) -> list[Picture]:
-    """Every picture without people, decoded; alpha is zero."""
-    return [_picture(p.stem, read_rgba(p, None)) for p in sorted((data / "backgrounds").glob("*.webp"))]
+    """Every picture without people that is not held out for testing, decoded; alpha is zero."""
+    kept = [p for p in sorted((data / "backgrounds").glob("*.webp")) if not held_out(p.stem)]
+    return [_picture(p.stem, read_rgba(p, None)) for p in kept]
 
 
 @dataclass(frozen=True)

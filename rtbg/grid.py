@@ -1,0 +1,142 @@
+"""A coarse grid of whole cells laid over a frame, and the tiles of it that a step has to work on.
+
+What `rtbg.upsampling` and `rtbg.foreground` share: estimates are made once per cell, a square of `scale` pixels, and
+brought to full size only in those tiles where something is to be done.
+Memory bound: nothing kept but scratch arrays of one tile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from rtbg.frame import Array
+
+TILE = 12  # cells on a side
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """Cells of `scale` by `scale` pixels over a picture of `width` by `height`; the last ones may hang over."""
+
+    width: int
+    height: int
+    scale: int
+
+    @classmethod
+    def over(cls, width: int, height: int, cells: int, *, even: bool = False) -> Grid:
+        """The grid of about that many cells on the longer side; even: whole samples of subsampled chroma too."""
+        step = 2 if even else 1
+        return cls(width, height, max(step, step * round(max(width, height) / cells / step)))
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(rows, columns) of cells."""
+        return -(-self.height // self.scale), -(-self.width // self.scale)
+
+    def means(self, plane: Array) -> Array:
+        """The mean of each cell of a plane (H, W), in its own dtype; cells that hang over: of what they hold."""
+        s = self.scale
+        if s == 1:
+            return plane
+        h, w = self.height // s * s, self.width // s * s
+        if (h, w) == plane.shape:
+            return _whole(plane, s)
+        out = np.empty(self.shape, plane.dtype)
+        if h and w:
+            out[: h // s, : w // s] = _whole(plane[:h, :w], s)
+        area = cv2.INTER_AREA
+        if h < self.height and w:
+            out[-1:, : w // s] = cv2.resize(plane[h:, :w], (w // s, 1), interpolation=area)
+        if w < self.width and h:
+            out[: h // s, -1:] = cv2.resize(plane[:h, w:], (1, h // s), interpolation=area)
+        if h < self.height and w < self.width:
+            out[-1, -1] = plane[h:, w:].mean()
+        return out
+
+    def chroma_means(self, plane: Array, kx: int, ky: int) -> Array:
+        """As `means`, of a chroma plane subsampled by kx and ky (1 or 2), for an even scale where one is 2."""
+        s, (rows, columns) = self.scale, self.shape
+        if kx == ky:
+            return Grid(plane.shape[1], plane.shape[0], s // kx).means(plane)
+        return np.asarray(cv2.resize(plane, (columns, rows), interpolation=cv2.INTER_AREA))
+
+    def sampled(self, small: Array) -> Array:
+        """float32: a small picture that covers the frame, seen at the middles of the cells (bilinear)."""
+        rows, columns = self.shape
+        h, w = small.shape
+        if self.height % self.scale == 0 and self.width % self.scale == 0:
+            return np.asarray(cv2.resize(small, (columns, rows), interpolation=cv2.INTER_LINEAR))
+        fx, fy = w * self.scale / self.width, h * self.scale / self.height
+        m = np.array([[fx, 0, 0.5 * fx - 0.5], [0, fy, 0.5 * fy - 0.5]])
+        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+        return np.asarray(cv2.warpAffine(small, m, (columns, rows), flags=flags, borderMode=cv2.BORDER_REPLICATE))
+
+    def tiles(self, needed: Array) -> Iterator[Tile]:
+        """Runs of tiles that hold a cell that is `needed` (uint8 (rows, columns), nonzero), one at a time from the
+        top left; each pixel in one of them at most."""
+        rows, columns = self.shape
+        high, wide = -(-rows // TILE), -(-columns // TILE)
+        marked = np.zeros((high * TILE, wide * TILE), bool)
+        marked[:rows, :columns] = needed
+        # One column of False on each side, so that every run has a beginning and an end.
+        active = np.zeros((high, wide + 2), np.int8)
+        active[:, 1:-1] = np.any(marked.reshape(high, TILE, wide, TILE), axis=(1, 3))
+        for y in range(high):
+            edges = np.flatnonzero(np.diff(active[y]))
+            for x0, x1 in zip(edges[::2], edges[1::2], strict=True):
+                yield Tile(self, y * TILE, min(rows, (y + 1) * TILE), int(x0) * TILE, min(columns, int(x1) * TILE))
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """Cells [top, bottom) x [left, right) of a grid."""
+
+    grid: Grid
+    top: int
+    bottom: int
+    left: int
+    right: int
+
+    def pixels(self, kx: int = 1, ky: int = 1) -> tuple[slice, slice]:
+        """Its part of a plane (rows, columns), of chroma subsampled by kx and ky where given (scale a multiple)."""
+        s, g = self.grid.scale, self.grid
+        sy, sx = s // ky, s // kx
+        h, w = -(-g.height // ky), -(-g.width // kx)
+        return slice(self.top * sy, min(h, self.bottom * sy)), slice(self.left * sx, min(w, self.right * sx))
+
+    def enlarged(self, cells: Array, kx: int = 1, ky: int = 1) -> Array:
+        """Values of all cells (rows, columns), brought to the pixels of this tile bilinearly: as the enlargement of
+        the whole would be, there. A view of a new array, in the dtype of `cells`."""
+        rows, columns = self.grid.shape
+        s = self.grid.scale
+        sy, sx = s // ky, s // kx
+        # One cell more on each side, for the interpolation; at the frame's border OpenCV repeats the last one.
+        t, b = max(0, self.top - 1), min(rows, self.bottom + 1)
+        le, r = max(0, self.left - 1), min(columns, self.right + 1)
+        big = cv2.resize(cells[t:b, le:r], ((r - le) * sx, (b - t) * sy), interpolation=cv2.INTER_LINEAR)
+        ys, xs = self.pixels(kx, ky)
+        return np.asarray(big[ys.start - t * sy : ys.stop - t * sy, xs.start - le * sx : xs.stop - le * sx])
+
+
+def _whole(plane: Array, s: int) -> Array:
+    """Means of s by s pixels of a plane that holds whole ones. OpenCV's INTER_AREA has SIMD for a factor of 2 only:
+    the box filter does better for 3."""
+    while s % 2 == 0:
+        plane = cv2.resize(plane, (plane.shape[1] // 2, plane.shape[0] // 2), interpolation=cv2.INTER_AREA)
+        s //= 2
+    if s == 1:
+        return plane
+    if s == 3:
+        return np.ascontiguousarray(cv2.blur(plane, (3, 3))[1::3, 1::3])
+    return np.asarray(cv2.resize(plane, (plane.shape[1] // s, plane.shape[0] // s), interpolation=cv2.INTER_AREA))
+
+
+def ramp(values: Array, low: float, high: float) -> Array:
+    """float32: 0 up to low, 1 from high on, straight in between."""
+    way = np.multiply(values, np.float32(1 / (high - low)))
+    way -= np.float32(low / (high - low))
+    return np.asarray(np.clip(way, 0, 1, out=way))

@@ -1,0 +1,231 @@
+"""From the small matte to a matte at full size that follows the picture's edges.
+
+A guided filter (He, Sun and Tang 2010) in its fast form (He and Sun 2015, "Fast Guided Filter"): the matte is written
+as a linear function of the picture's Y, U and V, fitted in a window around each cell of a coarse grid; the function is
+then applied to the full-resolution luma (U and V come in at the grid's resolution). Only inside a band around the
+small matte's edge; outside it the bilinear small matte rules exactly, so that nothing of the background's texture is
+ever copied into the matte. Used by `rtbg.matting`.
+
+Memory bound: about thirty float32 arrays of the grid's size (60,000 cells), one tile, the matte given out.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from rtbg.frame import Array
+from rtbg.grid import Grid, ramp
+
+# Cells on the longer side of the grid. 320, the network's own, costs a third more for a Grad lower by 5 %.
+CELLS = 240
+# Half the window of the fit, as a fraction of the longer side.
+RADIUS = 1 / 80
+# The variances (of luma and chroma in 0..1) at which a window's contrast counts half: noise and texture below them are
+# not followed.
+EPSILON, EPSILON_CHROMA = 2e-3, 1.2e-4
+# Where the matte's local range (max - min over the window) begins to make the band, and where the fit rules in full.
+BAND = (0.03, 0.2)
+# How much steeper the fit is made around half-way: it averages, and leaves a haze on both sides of a clear edge.
+CONTRAST = 1.5
+# The grid's picture is averaged over this many seconds where it is still, not at all where its luma has changed by more
+# than the second of these (0..1), and less in between; and never across a gap.
+STILL = 0.2
+MOVED = (1 / 255, 3 / 255)
+GAP = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """What is done to the matte's edge at full size; the defaults leave it alone. In this order, and combined:
+
+    shift: by how much the person grows (shrinks where negative), -20 to 20.
+    feather: over how much the edge is softened, 0 to 60; half-way stays in place, so no shoulder is eaten away.
+    hardness: 0 to 1; how much steeper the edge becomes around half-way, 1: a cut.
+
+    shift and feather are in pixels of a picture whose shorter side is 1080, and scale with it. Raises ValueError.
+    """
+
+    shift: float = 0.0
+    feather: float = 0.0
+    hardness: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not (-20 <= self.shift <= 20 and 0 <= self.feather <= 60 and 0 <= self.hardness <= 1):
+            raise ValueError(f"an edge has a shift of -20 to 20, a feather of 0 to 60, a hardness of 0 to 1: {self}")
+
+    @property
+    def plain(self) -> bool:
+        """Whether it leaves the matte alone."""
+        return self == Edge()
+
+
+class Upsampler:
+    """Brings small mattes to the size of their frames. Remembers the grid's Y, U and V, so that noise does not make
+    the fit flicker where nothing moves, as long as it is told the times. One thread at a time."""
+
+    def __init__(self, *, edge: Edge | None = None, guided: bool = True) -> None:
+        """edge: see `Edge`. guided: False leaves the bilinear matte as it is, but for `edge`."""
+        self._edge = edge or Edge()
+        self._guided = guided
+        self._seen: list[Array] = []
+        self._time: float | None = None
+
+    def reset(self) -> None:
+        """Forgets the past: to be called at a scene cut."""
+        self._time = None
+
+    def __call__(self, matte: Array, planes: tuple[Array, ...], seconds: float | None = None) -> Array:
+        """uint8 (H, W), a new array: the matte at the size of the luma plane, 0 background to 255 person.
+
+        matte: float32 (h, w) in 0..1, covering the frame. planes: the frame's; luma uint8, or uint16 of 10 bits.
+        seconds: presentation time, which runs on from call to call (else the past is forgotten); None: a picture of
+        its own. Raises ValueError for another matte."""
+        if matte.ndim != 2 or matte.dtype != np.float32:
+            raise ValueError(f"a small matte is float32 (h, w), not {matte.dtype} {matte.shape}")
+        luma = planes[0]
+        height, width = luma.shape
+        small = cv2.convertScaleAbs(matte, alpha=255)
+        alpha = np.asarray(cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR))
+        if self._guided and min(width, height) >= 16:
+            self._follow(matte, planes, alpha, seconds)
+        return alpha if self._edge.plain else shaped(alpha, self._edge)
+
+    def _follow(self, matte: Array, planes: tuple[Array, ...], alpha: Array, seconds: float | None) -> None:
+        """Adds to `alpha`, in the band, what the fit says more than the bilinear matte."""
+        luma = planes[0]
+        grid = Grid.over(luma.shape[1], luma.shape[0], CELLS, even=True)
+        top = 255 if luma.dtype == np.uint8 else 1023
+        radius = max(1, round(max(grid.shape) * RADIUS))
+        p = grid.sampled(matte)
+        window = np.ones((2 * radius + 1, 2 * radius + 1), np.uint8)
+        spread = cv2.subtract(cv2.dilate(p, window), cv2.erode(p, window))
+        band = cv2.threshold(spread, BAND[0], 1, cv2.THRESH_BINARY)[1].astype(np.uint8)
+        x, y, w, h = cv2.boundingRect(band)
+        if not w:
+            return
+        # The fit looks two windows far, from the cells of the band; the rest of the grid is left out.
+        reach = 2 * radius + 1
+        box = np.s_[max(0, y - reach) : y + h + reach, max(0, x - reach) : x + w + reach]
+        guides = [c[box] for c in self._calmed(_cells(grid, planes, top), seconds)]
+        share, inside = ramp(spread[box], *BAND), p[box]
+        slope, offset = fit(guides, inside, radius)
+        # alpha + share * (CONTRAST * (slope * luma + offset - 0.5) + 0.5 - p): both terms are 0 outside the band,
+        # and so is what is added there.
+        rise, base = np.zeros_like(p), np.zeros_like(p)
+        cv2.multiply(slope, share, rise[box], CONTRAST * 255 / top)
+        offset = cv2.addWeighted(offset, CONTRAST, inside, -1.0, 0.5 - CONTRAST / 2)
+        cv2.multiply(offset, share, base[box], 255.0)
+        for tile in grid.tiles(cv2.dilate(band, np.ones((3, 3), np.uint8))):
+            where = tile.pixels()
+            more = cv2.multiply(tile.enlarged(rise), _calm(luma, *where), dtype=cv2.CV_32F)
+            cv2.add(more, tile.enlarged(base), more)
+            cv2.add(alpha[where], more, alpha[where], dtype=cv2.CV_8U)
+
+    def _calmed(self, cells: list[Array], seconds: float | None) -> list[Array]:
+        """Y, U and V of the grid's cells, averaged over the time in which they have not changed."""
+        elapsed = None if seconds is None or self._time is None else seconds - self._time
+        self._time = seconds
+        if elapsed is None or not 0 <= elapsed <= GAP or cells[0].shape != self._seen[0].shape:
+            self._seen = cells
+            return cells
+        change = cv2.blur(cv2.absdiff(cells[0], self._seen[0]), (5, 5))
+        weight = np.maximum(ramp(change, *MOVED), np.float32(1 - math.exp(-elapsed / STILL)))
+        self._seen = [s + weight * (c - s) for c, s in zip(cells, self._seen, strict=True)]
+        return self._seen
+
+
+def _cells(grid: Grid, planes: tuple[Array, ...], top: int) -> list[Array]:
+    """Y, U and V, a mean for each cell, float32 in 0..1 of the top code."""
+    luma, u, v = planes[:3]
+    kx, ky = 1 if u.shape[1] == luma.shape[1] else 2, 1 if u.shape[0] == luma.shape[0] else 2
+    cells = grid.means(luma), grid.chroma_means(u, kx, ky), grid.chroma_means(v, kx, ky)
+    return [np.multiply(c, np.float32(1 / top), dtype=np.float32) for c in cells]
+
+
+def _calm(luma: Array, ys: slice, xs: slice) -> Array:
+    """A part of the luma under a 3x3 Gaussian: a sensor's noise, times the slope, would make the edge flicker."""
+    top, left = min(1, ys.start), min(1, xs.start)
+    part = luma[ys.start - top : ys.stop + 1, xs.start - left : xs.stop + 1]
+    part = cv2.GaussianBlur(part, (3, 3), 0)
+    return np.asarray(part[top : top + ys.stop - ys.start, left : left + xs.stop - xs.start])
+
+
+def fit(guides: list[Array], p: Array, radius: int) -> tuple[Array, Array]:
+    """(slope, offset), float32 like p: p as slope * luma + offset, fitted in windows and averaged over them (He, Sun
+    and Tang 2010, equations 19 to 21).
+
+    guides: Y, U and V in 0..1. The fit is to all three; what U and V say is in the offset, at the grid's resolution."""
+    side = (2 * radius + 1, 2 * radius + 1)
+    y, u, v = guides
+    times = cv2.multiply
+    my, mu, mv, mp = cv2.split(cv2.blur(cv2.merge([y, u, v, p]), side))
+    cy, cu, cv, yy = cv2.split(cv2.blur(cv2.merge([times(y, p), times(u, p), times(v, p), times(y, y)]), side))
+    yu, yv, uv, uu = cv2.split(cv2.blur(cv2.merge([times(y, u), times(y, v), times(u, v), times(u, u)]), side))
+    vv = cv2.blur(times(v, v), side)
+    # Covariances with p, and the symmetric 3x3 matrix of those among the guides.
+    cy, cu, cv = cy - my * mp, cu - mu * mp, cv - mv * mp
+    yu, yv, uv = yu - my * mu, yv - my * mv, uv - mu * mv
+    luma_noise, chroma_noise = np.float32(EPSILON), np.float32(EPSILON_CHROMA)
+    yy, uu, vv = yy - my * my + luma_noise, uu - mu * mu + chroma_noise, vv - mv * mv + chroma_noise
+    # Its inverse by cofactors; with the epsilons on its diagonal the determinant stays well above 0.
+    k11, k12, k13 = uu * vv - uv * uv, yv * uv - yu * vv, yu * uv - yv * uu
+    k22, k23, k33 = yy * vv - yv * yv, yu * yv - yy * uv, yy * uu - yu * yu
+    scale = 1 / np.maximum(yy * k11 + yu * k12 + yv * k13, np.float32(1e-12))
+    ay = (k11 * cy + k12 * cu + k13 * cv) * scale
+    au = (k12 * cy + k22 * cu + k23 * cv) * scale
+    av = (k13 * cy + k23 * cu + k33 * cv) * scale
+    offset = mp - ay * my - au * mu - av * mv
+    ay, au, av, offset = cv2.split(cv2.blur(cv2.merge([ay, au, av, offset]), side))
+    return np.asarray(ay), np.asarray(offset + au * u + av * v)
+
+
+def shaped(alpha: Array, edge: Edge) -> Array:
+    """uint8 (H, W), a new array: the matte with another edge, see `Edge`. Worked on in tiles around the edge."""
+    height, width = alpha.shape
+    unit = min(height, width) / 1080
+    shift, box = edge.shift * unit, max(1, round(edge.feather * unit / 2))
+    reach = math.ceil(abs(shift)) + 2 * (box // 2) + 1
+    table = np.clip((np.arange(256) - 127.5) / max(1 - edge.hardness, 1e-3) + 127.5, 0, 255)
+    grid = Grid.over(width, height, CELLS)
+    share = grid.means(cv2.inRange(alpha, 1, 255))
+    full = grid.means(cv2.inRange(alpha, 0, 254))
+    cells = 2 * -(-reach // grid.scale) + 1
+    window = np.ones((cells, cells), np.uint8)
+    needed = cv2.min(cv2.dilate(share, window), cv2.dilate(full, window))
+    out = alpha.copy()
+    for tile in grid.tiles(needed):
+        ys, xs = tile.pixels()
+        top, left = max(0, ys.start - reach), max(0, xs.start - reach)
+        part = alpha[top : ys.stop + reach, left : xs.stop + reach]
+        part = _shifted(part, shift)
+        if edge.feather:
+            part = cv2.blur(cv2.blur(part, (box, box)), (box, box)) if box % 2 else _even_blur(part, box)
+        if edge.hardness:
+            part = cv2.LUT(part, np.rint(table).astype(np.uint8))
+        out[ys, xs] = part[ys.start - top : ys.stop - top, xs.start - left : xs.stop - left]
+    return out
+
+
+def _even_blur(part: Array, box: int) -> Array:
+    """Two boxes of an even width, one to each side, so that the middle stays."""
+    once = cv2.blur(part, (box, box), anchor=(box // 2, box // 2))
+    return np.asarray(cv2.blur(once, (box, box), anchor=(box // 2 - 1, box // 2 - 1)))
+
+
+def _shifted(part: Array, pixels: float) -> Array:
+    """Grown by that many pixels in every direction, or shrunk; fractions are mixed from the two whole numbers."""
+    whole = math.floor(abs(pixels))
+    rest = abs(pixels) - whole
+    step = cv2.dilate if pixels > 0 else cv2.erode
+    while whole > 0:  # a large disc is made of small ones
+        r = min(whole, 5)
+        part = step(part, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * r + 1, 2 * r + 1)))
+        whole -= r
+    if rest > 0.01:
+        cross = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
+        part = cv2.addWeighted(step(part, cross), rest, part, 1 - rest, 0)
+    return np.asarray(part)
