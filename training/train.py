@@ -55,6 +55,7 @@ class TrainConfig:
     weight_decay: float = 0.05
     ema: float = 0.9995
     own_past: float = 0.6  # share of the steps, after the first stage, with the network's own answers as pasts
+    first_stage: int = 0  # of STAGES; the last one only, to go on from trained weights
     seed: int = 1
 
     @staticmethod
@@ -74,9 +75,9 @@ def learning_rate(config: TrainConfig, done: float) -> float:
     return config.rate * (0.5 + 0.5 * math.cos(math.pi * min(1.0, (done - config.warmup) / (1 - config.warmup)))) + 1e-6
 
 
-def stage_of(done: float) -> int:
+def stage_of(config: TrainConfig, done: float) -> int:
     """Number of the picture-size stage at a share of the run."""
-    return max(i for i, (start, _) in enumerate(STAGES) if done >= start)
+    return max(config.first_stage, *(i for i, (start, _) in enumerate(STAGES) if done >= start), 0)
 
 
 def stage_sizes(config: TrainConfig, stage: int) -> list[tuple[int, int]]:
@@ -232,8 +233,8 @@ def train(
     stage, loader = -1, None
     try:
         while done() < 1:
-            if stage_of(done()) != stage:
-                stage = stage_of(done())
+            if stage_of(config, done()) != stage:
+                stage = stage_of(config, done())
                 source = Batches(maker, config.batch, stage_sizes(config, stage), config.seed + 1000 * len(run.history))
                 loader = iter(DataLoader(source, batch_size=None, num_workers=2, prefetch_factor=4))
                 print("sizes", stage_sizes(config, stage), flush=True)
@@ -246,7 +247,7 @@ def train(
                 began = time.monotonic()
                 losses.append(run.step(next(loader), learning_rate(config, share), own))
                 run.spent += time.monotonic() - began
-                if hours and (done() >= 1 or stage_of(done()) != stage):
+                if hours and (done() >= 1 or stage_of(config, done()) != stage):
                     break
             seconds = time.monotonic() - start
             scores = evaluate(run.average.model, validation, config.sizes, device)
@@ -282,6 +283,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--epoch-pictures", type=int, default=TrainConfig.epoch_pictures)
     parser.add_argument("--seed", type=int, default=TrainConfig.seed)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument(
+        "--first-stage", type=int, default=0, help="skip the stages of smaller pictures before this one"
+    )
     parser.add_argument("--init", type=Path, help="begin with the weights of this best.pt")
     parser.add_argument("--rate", type=float, default=TrainConfig.rate, help="peak learning rate")
     args = parser.parse_args(argv)
@@ -289,7 +293,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error("give --hours or --epochs, not both")
     if args.epochs is None and args.hours is None:
         args.hours = HOURS
-    config = TrainConfig(batch=args.batch, epoch_pictures=args.epoch_pictures, seed=args.seed, rate=args.rate)
+    config = TrainConfig(
+        batch=args.batch,
+        epoch_pictures=args.epoch_pictures,
+        seed=args.seed,
+        rate=args.rate,
+        first_stage=args.first_stage,
+    )
     train(config, args.data, args.out, hours=args.hours, epochs=args.epochs, device=args.device, init=args.init)
 
 
