@@ -18,16 +18,19 @@ import numpy as np
 from engines import Engine, EngineError, load
 from rtbg.backgrounds import open_background, parse_background
 from rtbg.color import rgb_to_planes
+from rtbg.composite import Compositor
 from rtbg.errors import MattingError, UsageError
+from rtbg.foreground import Foreground
 from rtbg.frame import BT709, FULL, Array, Color, Frame, StreamInfo
-from rtbg.matting import Matting
-from rtbg.options import Options
+from rtbg.matting import Matting, Refinement
+from rtbg.options import Options, edge_of
 from rtbg.pipeline import run
 from rtbg.protocols import Source
 from rtbg.sinks import open_sink
 from rtbg.sources import open_source
 from rtbg.stats import Stats, Stop
 from rtbg.threads import codec_threads, engine_threads
+from rtbg.upsampling import Edge
 
 _idle: dict[tuple[object, ...], list[Engine]] = defaultdict(list)
 _lock = threading.Lock()
@@ -74,7 +77,7 @@ def matte(image: Array, *, model: str | None = None, engine: str = "auto") -> Ar
     planes = rgb_to_planes(image, color, height=height, bits=8, chroma=(1, 1))
     info = StreamInfo(width, height, Fraction(1), Fraction(1), color, chroma=(1, 1), frames=1, still=True)
     with borrowed_engine(model or Options().model, engine, "auto", engine_threads()) as runner:
-        ((_, alpha),) = Matting(runner, info).push(Frame(planes, 0, Fraction(1), color))
+        ((_, alpha),) = Matting(runner, info, Refinement()).push(Frame(planes, 0, Fraction(1), color))
     return alpha.astype(np.float32) / np.float32(255)
 
 
@@ -121,5 +124,9 @@ def replace_background(
             overwrite=chosen.overwrite,
             threads=codec_threads(),
         )
-        matting = Matting(runner, source.info)
-        return run(source, matting, behind, [sink], show=chosen.show, stop=stop, progress=progress)
+        refinement = Refinement(
+            smoothing=chosen.smoothing, lookahead=chosen.lookahead, edge=Edge(**edge_of(chosen.edge))
+        )
+        compositor = Compositor(show=chosen.show, foreground=Foreground(wrap=chosen.light_wrap))
+        matting = Matting(runner, source.info, refinement)
+        return run(source, matting, behind, [sink], compositor=compositor, stop=stop, progress=progress)

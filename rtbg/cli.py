@@ -66,6 +66,14 @@ def build_parser() -> argparse.ArgumentParser:
         "--bg-fit", dest="fit", choices=FITS, default=d.fit, help="how a picture fills the frame (default: %(default)s)"
     )
     add("--show", choices=SHOWS, default=d.show, help="what is written (default: %(default)s)")
+    add("--smoothing", metavar="0..1", type=float, default=d.smoothing,
+        help="how calm edges are in time (default: %(default)s)")  # fmt: skip
+    add("--lookahead", metavar="FRAMES", type=int, default=d.lookahead,
+        help="frames of the future that help with it (default: %(default)s)")  # fmt: skip
+    add("--edge", metavar="SPEC", default=d.edge, help="shift=PIXELS (grow, or shrink below 0), feather=PIXELS, "
+        "hardness=0..1, joined by commas; pixels of a picture 1080 high")  # fmt: skip
+    add("--light-wrap", metavar="0..1", type=float, default=d.light_wrap,
+        help="light of the background on the person's edge (default: %(default)s)")  # fmt: skip
     add("--start", metavar="TIME", type=_time, default=d.start, help="begin there: seconds or H:MM:SS")
     add("--duration", metavar="TIME", type=_time, default=d.duration, help="stop after that much")
     add("--codec", choices=CODECS, default=d.codec, help="video codec (default: what suits the output's suffix)")

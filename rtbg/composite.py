@@ -12,6 +12,7 @@ import numpy as np
 
 from rtbg.color import is_full, subsample_sums, top_code
 from rtbg.errors import UsageError
+from rtbg.foreground import Foreground
 from rtbg.frame import Array, Frame
 from rtbg.options import SHOWS
 
@@ -19,11 +20,13 @@ from rtbg.options import SHOWS
 class Compositor:
     """`composite` with scratch buffers kept from frame to frame. For one thread at a time."""
 
-    def __init__(self, *, show: str = "composite") -> None:
-        """show: one of `options.SHOWS`. Raises UsageError."""
+    def __init__(self, *, show: str = "composite", foreground: Foreground | None = None) -> None:
+        """show: one of `options.SHOWS`. foreground: estimates the person's own colours at the edge first; None: the
+        camera's are taken. Raises UsageError."""
         if show not in SHOWS:
             raise UsageError(f"show is {', '.join(SHOWS[:-1])} or {SHOWS[-1]}, not {show!r}")
         self._show = show
+        self._foreground = foreground
         self._scratch: dict[tuple[str, type], Array] = {}
 
     def __call__(self, frame: Frame, alpha: Array, background: tuple[Array, ...] | None) -> Frame:
@@ -33,6 +36,9 @@ class Compositor:
             raise ValueError(f"the matte of {frame!r} is uint8 {shape}, not {alpha.dtype} {alpha.shape}")
         if self._show == "matte":
             return frame.with_planes(matte_planes(frame, alpha))
+        if self._foreground is not None:
+            behind = background if self._show == "composite" else None
+            frame = frame.with_planes(self._foreground(frame.planes, alpha, behind))
         if background is None:
             return frame.with_planes((*frame.planes[:3], _at_depth(alpha, frame.bits)))
         if self._show == "foreground":

@@ -19,18 +19,17 @@ from rtbg.grid import Grid, Tile, ramp
 # Cells on the longer side of the grid.
 CELLS = 240
 # Half-widths of the windows of the first and the second pass, as fractions of the longer side.
-FAR, NEAR = 1 / 30, 1 / 80
+FAR, NEAR = 1 / 30, 1 / 160
 # Mean alpha from which a cell counts as surely the person's, and below which not at all; the background's likewise.
 UNSURE, SURE = 0.8, 1.0
 # Half-width of the light wrap's reach, as a fraction of the longer side.
 WRAP = 1 / 64
 
 # By alpha a: how much of the way from the picture to the person's mean is gone, and how much of the distance between
-# the two means is added; see `_correct`. 0 at both ends. Forte's correction has a where a * a stands here: a network's
-# matte is less sure than the one he was given, and the halo is 4 % less with the square.
+# the two means is added; see `_correct`. 0 at both ends.
 _A = np.arange(256, dtype=np.float32) / np.float32(255)
-_TO_MEAN = np.where(_A > 0, 1 - _A * _A, 0).astype(np.float32)
-_APART = (_A * _A * (1 - _A)).astype(np.float32)
+_TO_MEAN = np.where(_A > 0, 1 - _A, 0).astype(np.float32)
+_APART = (_A * (1 - _A)).astype(np.float32)
 
 
 class Foreground:
@@ -127,9 +126,9 @@ def _mean(cells: list[Array], weight: Array, side: int) -> list[Array]:
 def _correct(
     tile: Tile, kx: int, ky: int, ways: tuple[Array, Array], plane: Array, person: Array, apart: Array
 ) -> None:
-    """In one tile of a plane, in place: F = f + a a (I - a f - (1 - a) b), with the picture I and the means f of the
-    person and b of the background; written so that nothing happens where a is 1, as
-    F = I + (1 - a a) (f - I) + a a (1 - a) (f - b). ways: those two factors, float32, of the tile's pixels."""
+    """In one tile of a plane, in place: F = f + a (I - a f - (1 - a) b), with the picture I and the means f of the
+    person and b of the background (Forte 2021); written so that nothing happens where a is 1, as
+    F = I + (1 - a) (f - I) + a (1 - a) (f - b). ways: those two factors, float32, of the tile's pixels."""
     where = tile.pixels(kx, ky)
     part = plane[where]
     way = cv2.subtract(tile.enlarged(person, kx, ky), part, dtype=cv2.CV_32F)

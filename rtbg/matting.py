@@ -1,10 +1,12 @@
-"""From a frame to its alpha matte: reduction, network, enlargement; owner of the temporal state.
+"""From a frame to its alpha matte: reduction, network, smoothing, enlargement; owner of the temporal state.
 
-Used by `rtbg.pipeline` and `rtbg.api`. Memory bound: two small pictures and one small matte.
+Used by `rtbg.pipeline` and `rtbg.api`. Memory bound: a few small pictures and mattes, `lookahead` frames, and what
+`rtbg.upsampling` keeps.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import cv2
@@ -14,6 +16,9 @@ from engines import Engine, EngineError, StatefulEngine, nearest_size
 from rtbg.color import small_rgb
 from rtbg.errors import MattingError
 from rtbg.frame import Array, Frame, StreamInfo
+from rtbg.islands import Islands
+from rtbg.smoothing import TwoSided
+from rtbg.upsampling import Edge, Upsampler
 
 # A scene cut: the small pictures differ by this much on average (of 255). People moving in front of a fixed
 # camera stay below 15, cuts between scenes lie mostly above 40.
@@ -23,6 +28,23 @@ GAP = 0.5
 
 _TURN = {90: cv2.ROTATE_90_COUNTERCLOCKWISE, 180: cv2.ROTATE_180, 270: cv2.ROTATE_90_CLOCKWISE}
 _TURN_BACK = {90: cv2.ROTATE_90_CLOCKWISE, 180: cv2.ROTATE_180, 270: cv2.ROTATE_90_COUNTERCLOCKWISE}
+
+
+@dataclass(frozen=True, slots=True)
+class Refinement:
+    """What is done to the network's matte. smoothing: 0 to 1, see `rtbg.smoothing`. lookahead: frames of the future
+    to wait for. islands: whether tiny islands and pin-holes go. guided: whether the edge follows the picture's, see
+    `rtbg.upsampling`. edge: what is done to it in the end."""
+
+    smoothing: float = 0.5
+    lookahead: int = 0
+    islands: bool = True
+    guided: bool = True
+    edge: Edge = field(default_factory=Edge)
+
+
+# The network's matte enlarged bilinearly, and nothing else.
+RAW = Refinement(smoothing=0.0, islands=False, guided=False)
 
 
 class Matting:
@@ -36,7 +58,7 @@ class Matting:
 
     Alpha: TypeAlias = Array
 
-    def __init__(self, engine: Engine, info: StreamInfo) -> None:
+    def __init__(self, engine: Engine, info: StreamInfo, refinement: Refinement = RAW) -> None:
         self.engine = engine
         self._turn = info.rotation
         width, height = nearest_size(engine.spec.sizes, *info.shown_size)
@@ -44,44 +66,57 @@ class Matting:
         self._input = np.zeros((1, 4, height, width), np.float32)
         self._seen: Array | None = None  # small grey picture of the frame before
         self._time = 0.0
+        self._smoothing: TwoSided[Frame] = TwoSided(refinement.smoothing, refinement.lookahead)
+        self._islands = Islands() if refinement.islands else None
+        self._upsampling = Upsampler(edge=refinement.edge, guided=refinement.guided)
 
     def push(self, frame: Frame) -> list[tuple[Frame, Array]]:
         """Takes the next frame; returns the frames that are now finished, each with its matte, uint8 (H, W),
         0 background to 255 person, at the frame's own size. Raises MattingError."""
-        return [(frame, self._matte(frame))]
-
-    def flush(self) -> list[tuple[Frame, Array]]:
-        """End of stream: the frames held back for their future, as `push` returns them."""
-        return []
-
-    def reset(self) -> None:
-        """Forgets the past."""
-        self._seen = None
-
-    def _matte(self, frame: Frame) -> Array:
         small = small_rgb(frame.planes, frame.color, *self._stored)
+        grey = np.asarray(cv2.cvtColor(small, cv2.COLOR_RGB2GRAY))
+        done = self.flush() if self._forget(grey, frame.seconds) else []
         if self._turn:
             small = cv2.rotate(small, _TURN[self._turn])
-        self._forget(cv2.cvtColor(small, cv2.COLOR_RGB2GRAY), frame.seconds)
         for plane, target in zip(cv2.split(small), self._input[0], strict=False):
             np.multiply(plane, np.float32(1 / 255), out=target)
         alpha = self._infer()
         np.copyto(self._input[0, 3], alpha)
-        matte = cv2.convertScaleAbs(alpha, alpha=255)
-        if self._turn:
-            matte = cv2.rotate(matte, _TURN_BACK[self._turn])
-        return np.asarray(cv2.resize(matte, (frame.width, frame.height), interpolation=cv2.INTER_LINEAR))
+        matte = np.asarray(cv2.rotate(alpha, _TURN_BACK[self._turn])) if self._turn else alpha
+        finished = self._smoothing.push(frame, matte, grey, frame.seconds)
+        return done + [(f, self._enlarged(m, f)) for f, m in finished]
 
-    def _forget(self, grey: Array, seconds: float) -> None:
-        """Clears the past where it no longer applies, and remembers this picture."""
+    def flush(self) -> list[tuple[Frame, Array]]:
+        """End of stream: the frames held back for their future, as `push` returns them."""
+        done = [(f, self._enlarged(m, f)) for f, m in self._smoothing.flush()]
+        self._upsampling.reset()
+        if self._islands is not None:
+            self._islands.reset()
+        return done
+
+    def reset(self) -> None:
+        """Forgets the past, and the frames held back."""
+        self._seen = None
+        self.flush()
+
+    def _enlarged(self, matte: Array, frame: Frame) -> Array:
+        """uint8 (H, W), of the frame's size."""
+        if self._islands is not None:
+            matte = self._islands.push(matte, frame.seconds)
+        return self._upsampling(matte, frame.planes, frame.seconds)
+
+    def _forget(self, grey: Array, seconds: float) -> bool:
+        """Clears the network's past where it no longer applies, and remembers this picture; whether it did."""
         elapsed = seconds - self._time
         last = self._seen
         cut = last is None or cv2.norm(grey, last, cv2.NORM_L1) > CUT * grey.size
-        if cut or not 0 <= elapsed <= GAP:
+        new = cut or not 0 <= elapsed <= GAP
+        if new:
             self._input[0, 3] = 0
             if isinstance(self.engine, StatefulEngine):
                 self.engine.reset()
-        self._seen, self._time = np.asarray(grey), seconds
+        self._seen, self._time = grey, seconds
+        return new
 
     def _infer(self) -> Array:
         """The network's raw matte, float32 (h, w). Raises MattingError for anything that is not one."""

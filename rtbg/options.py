@@ -18,6 +18,8 @@ class Options:
 
     background: a picture or video file, `blur` or `blur:STRENGTH`, a colour, `transparent`, or a generated
         background's name. start, duration: the part of the input to use, in seconds.
+    smoothing: 0 to 1, how calm edges are in time; lookahead: frames of the future that help with it. edge: as `edge_of`
+        takes it. light_wrap: 0 to 1, how much of the background's light falls on the person's edge.
     codec, crf, preset: None leaves the choice to the output's suffix.
     threads: for the engine; None: what suits the machine.
     """
@@ -25,6 +27,10 @@ class Options:
     background: str = "blur"
     fit: str = "cover"
     show: str = "composite"
+    smoothing: float = 0.5
+    lookahead: int = 2
+    edge: str = ""
+    light_wrap: float = 0.0
     model: str = "balanced"
     engine: str = "auto"
     device: str = "auto"
@@ -46,8 +52,16 @@ class Options:
         ):
             if value not in known:
                 raise UsageError(f"{name} {value!r} is not known: one of {', '.join(str(k) for k in known if k)}")
-        kinds = {"start": (int, float), "duration": (int, float, type(None)), "crf": (int, type(None)),
-                 "threads": (int, type(None))}  # fmt: skip
+        number, whole, none = (int, float), (int,), type(None)
+        kinds = {
+            "start": number,
+            "duration": (*number, none),
+            "smoothing": number,
+            "light_wrap": number,
+            "lookahead": whole,
+            "crf": (*whole, none),
+            "threads": (*whole, none),
+        }
         for field, kind in kinds.items():
             if not isinstance(getattr(self, field), kind):
                 raise UsageError(f"--{field} is a number, not {getattr(self, field)!r}")
@@ -55,8 +69,31 @@ class Options:
             raise UsageError(f"--start is 0 or more seconds, not {self.start}")
         if self.duration is not None and not self.duration > 0:
             raise UsageError(f"--duration is more than 0 seconds, not {self.duration}")
+        for name, share in (("--smoothing", self.smoothing), ("--light-wrap", self.light_wrap)):
+            if not 0 <= share <= 1:
+                raise UsageError(f"{name} is from 0 to 1, not {share}")
+        if not 0 <= self.lookahead <= 15:
+            raise UsageError(f"--lookahead is from 0 to 15 frames, not {self.lookahead}")
+        edge_of(self.edge)
         if self.threads is not None and self.threads < 1:
             raise UsageError(f"--threads is at least 1, not {self.threads}")
+
+
+def edge_of(text: str) -> dict[str, float]:
+    """The numbers of `shift=2,feather=4,hardness=0.3`, each optional: see `rtbg.upsampling.Edge`. Raises UsageError."""
+    limits = {"shift": (-20.0, 20.0), "feather": (0.0, 60.0), "hardness": (0.0, 1.0)}
+    found: dict[str, float] = {}
+    for part in filter(None, text.replace(" ", "").split(",")):
+        name, _, value = part.partition("=")
+        low, high = limits.get(name, (0.0, 0.0))
+        try:
+            found[name] = float(value)
+        except ValueError:
+            found[name] = float("nan")
+        if name not in limits or not low <= found[name] <= high:
+            known = ", ".join(f"{n}={a:g}..{b:g}" for n, (a, b) in limits.items())
+            raise UsageError(f"--edge {part!r} is not understood: {known}, joined by commas")
+    return found
 
 
 def seconds(text: str) -> float:

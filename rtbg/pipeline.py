@@ -2,7 +2,7 @@
 
      reader thread              worker thread                                       one thread per sink
     source.read ──Link──▶ matting.push ─▶ background.at ─▶ compositor ──Link──▶ sink.write, sink.close
-                           small RGB, engine, upsampling
+                small RGB, engine, smoothing, upsampling     foreground colours
 
 - A frame leaves with its own matte, never an older one: they travel as a pair.
 - End of stream (also the first Ctrl-C, `Stop.end`) closes each link in turn; every stage drains, files get
@@ -37,28 +37,35 @@ def run(
     background: Background,
     sinks: Sequence[Sink],
     *,
-    show: str = "composite",
+    compositor: Compositor | None = None,
     stop: Stop | None = None,
     progress: Callable[[Stats], None] | None = None,
 ) -> Stats:
     """Takes every frame from source to sinks; returns when all outputs are whole.
 
     Owns source, background and sinks: they are closed (or aborted) whatever happens. The matting's engine
-    stays the caller's. progress is called about ten times a second, on the caller's thread.
+    stays the caller's. compositor: None: `Compositor()`. progress is called about ten times a second, on the
+    caller's thread.
     Raises what the first failing stage raised, or Aborted.
     """
-    return _Run(source, matting, background, sinks, show, stop or Stop()).run(progress)
+    return _Run(source, matting, background, sinks, compositor or Compositor(), stop or Stop()).run(progress)
 
 
 class _Run:
     """The threads and links of one run."""
 
     def __init__(
-        self, source: Source, matting: Matting, background: Background, sinks: Sequence[Sink], show: str, stop: Stop
+        self,
+        source: Source,
+        matting: Matting,
+        background: Background,
+        sinks: Sequence[Sink],
+        compositor: Compositor,
+        stop: Stop,
     ) -> None:
         self.source, self.matting, self.background, self.sinks = source, matting, background, sinks
         self.stop = stop
-        self.compositor = Compositor(show=show)
+        self.compositor = compositor
         self.stats = Stats(engine=matting.engine.device)
         self.started = time.monotonic()
         live = source.live

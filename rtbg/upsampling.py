@@ -23,7 +23,7 @@ from rtbg.grid import Grid, ramp
 # Cells on the longer side of the grid. 320, the network's own, costs a third more for a Grad lower by 5 %.
 CELLS = 240
 # Half the window of the fit, as a fraction of the longer side.
-RADIUS = 1 / 80
+RADIUS = 1 / 56
 # The variances (of luma and chroma in 0..1) at which a window's contrast counts half: noise and texture below them are
 # not followed.
 EPSILON, EPSILON_CHROMA = 2e-3, 1.2e-4

@@ -8,6 +8,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
+import cv2
 import numpy as np
 import pytest
 
@@ -115,8 +116,9 @@ def test_matte_and_background_agree(tmp_path: Path) -> None:
     for matte, picture in zip(mattes, pictures, strict=True):
         gone = matte[..., 0] == 0
         assert gone.any()
-        inner = np.zeros_like(gone)
-        inner[2:-2, 2:-2] = gone[2:-2, 2:-2] & gone[:-4, 2:-2] & gone[4:, 2:-2] & gone[2:-2, :-4] & gone[2:-2, 4:]
+        # Six pixels away from the edge: what reads the picture back mixes neighbouring chroma samples.
+        inner = cv2.erode(gone.astype(np.uint8), np.ones((13, 13), np.uint8)).astype(bool)
+        assert inner.mean() > 0.05
         assert np.abs(picture[inner].astype(int) - (0, 0, 255)).max() <= 4
 
 

@@ -13,7 +13,7 @@ import rtbg
 from engines import available_models, load
 from rtbg.color import rgb_to_planes
 from rtbg.frame import BT709, FULL, Color, Frame, StreamInfo
-from rtbg.matting import GAP, Matting
+from rtbg.matting import GAP, RAW, Matting, Refinement
 
 COLOR = Color(BT709, FULL)
 
@@ -134,3 +134,37 @@ def test_matte_refuses_other_arrays() -> None:
     for bad in (np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3)), np.zeros((0, 4, 3), np.uint8), [[0]]):
         with pytest.raises(ValueError, match="picture"):
             rtbg.matte(bad)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("lookahead", [0, 3])
+def test_frames_come_out_once_in_order_with_their_own_matte(lookahead: int) -> None:
+    engine = Recorder()
+    matting = Matting(engine, info(128, 96), Refinement(lookahead=lookahead))  # type: ignore[arg-type]
+    out = []
+    for k in range(12):
+        rgb = red(128, 96) if k < 6 else np.ascontiguousarray(red(128, 96)[::-1, ::-1])  # a cut at 6
+        out += matting.push(frame(rgb, k))
+        assert len(out) >= k + 1 - lookahead
+        if k == 6:
+            assert len(out) >= 6, "nothing waits across a cut"
+    out += matting.flush()
+    assert [f.pts for f, _ in out] == list(range(12))
+    for f, alpha in out:
+        here, there = alpha[10:30, 10:40].mean(), alpha[-30:-10, -40:-10].mean()
+        assert (here > 150 > 60 > there) if f.pts < 6 else (there > 150 > 60 > here), f.pts
+
+
+def test_refinement_calms_a_noisy_edge() -> None:
+    """Frames of one scene with noise in what the engine answers: the refined mattes differ less from one another."""
+    rng = np.random.default_rng(0)
+    frames = [
+        frame(np.clip(red(128, 96).astype(int) + rng.normal(0, 12, (96, 128, 3)), 0, 255).astype(np.uint8), k)
+        for k in range(20)
+    ]
+    flicker = {}
+    for name, refinement in {"raw": RAW, "refined": Refinement(lookahead=2)}.items():
+        matting = Matting(Recorder(), info(128, 96), refinement)  # type: ignore[arg-type]
+        mattes = [a.astype(int) for f in frames for _, a in matting.push(f)]
+        mattes += [a.astype(int) for _, a in matting.flush()]
+        flicker[name] = np.mean([np.abs(a - b).mean() for a, b in zip(mattes[5:], mattes[6:], strict=False)])
+    assert flicker["refined"] < 0.5 * flicker["raw"]

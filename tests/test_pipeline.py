@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from engines import EngineError
+from rtbg.composite import Compositor
 from rtbg.errors import Aborted, MattingError
 from rtbg.frame import Frame, StreamInfo
 from rtbg.matting import Matting
@@ -124,7 +125,7 @@ def alpha_of(frame: Frame) -> float:
 
 def test_every_frame_in_order_with_its_own_matte() -> None:
     source, background, sinks = Numbered(60), Plain(), [Keeper(), Keeper(wait=0.002)]
-    stats = run(source, Matting(Engine(), INFO), background, sinks, show="matte")
+    stats = run(source, Matting(Engine(), INFO), background, sinks, compositor=Compositor(show="matte"))
     assert stats.frames_in == stats.frames_out == 60
     assert stats.dropped == 0 and not stats.interrupted
     assert {"read", "matting", "background", "composite", "Keeper"} <= set(stats.stages)
