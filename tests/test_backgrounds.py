@@ -552,3 +552,9 @@ def test_errors(spec: str, says: str, tmp_path: Path, monkeypatch: pytest.Monkey
 def test_wrong_fit() -> None:
     with pytest.raises(UsageError, match="cover, contain or stretch"):
         open_background("blur", info_of(64, 48), fit="fill")
+
+
+def test_a_colon_in_a_name_is_no_protocol(tmp_path: Path) -> None:
+    clip = make_video(tmp_path / "12:30 clip.mp4", frames=3)
+    background = open_background(str(clip), StreamInfo(64, 48, Fraction(1, 25), Fraction(25)))
+    background.close()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -161,3 +163,14 @@ def test_short_reason():
     assert short_reason(RuntimeError(text)) == "it broke"
     assert short_reason(RuntimeError("[ONNXRuntimeError] : 7 : BAD : Load model from /a b.onnx failed:no")) == "no"
     assert len(short_reason(RuntimeError("x" * 900))) == 160
+
+
+def test_openvino_reports_to_nobody(tmp_path: Path) -> None:
+    """Importing OpenVINO would load a telemetry package that posts to a server and leaves a thread."""
+    code = (
+        "import sys, threading, engines; from tests.networks import make_network\n"
+        f"from pathlib import Path; engines.load(make_network(Path({str(tmp_path / 'n.onnx')!r})), engine='openvino')\n"
+        "print('openvino_telemetry' in sys.modules, threading.active_count())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[1])
+    assert done.stdout.split() == ["False", "1"], done.stderr

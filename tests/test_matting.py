@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from itertools import pairwise
 from types import SimpleNamespace
 
 import cv2
@@ -166,5 +167,5 @@ def test_refinement_calms_a_noisy_edge() -> None:
         matting = Matting(Recorder(), info(128, 96), refinement)  # type: ignore[arg-type]
         mattes = [a.astype(int) for f in frames for _, a in matting.push(f)]
         mattes += [a.astype(int) for _, a in matting.flush()]
-        flicker[name] = np.mean([np.abs(a - b).mean() for a, b in zip(mattes[5:], mattes[6:], strict=False)])
+        flicker[name] = np.mean([np.abs(a - b).mean() for a, b in pairwise(mattes[5:])])
     assert flicker["refined"] < 0.5 * flicker["raw"]
