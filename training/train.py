@@ -286,6 +286,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--first-stage", type=int, default=0, help="skip the stages of smaller pictures before this one"
     )
+    parser.add_argument("--ema", type=float, default=TrainConfig.ema, help="decay of the weights' moving average")
     parser.add_argument("--init", type=Path, help="begin with the weights of this best.pt")
     parser.add_argument("--rate", type=float, default=TrainConfig.rate, help="peak learning rate")
     args = parser.parse_args(argv)
@@ -298,6 +299,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         epoch_pictures=args.epoch_pictures,
         seed=args.seed,
         rate=args.rate,
+        ema=args.ema,
         first_stage=args.first_stage,
     )
     train(config, args.data, args.out, hours=args.hours, epochs=args.epochs, device=args.device, init=args.init)
