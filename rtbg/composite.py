@@ -40,7 +40,7 @@ class Compositor:
             behind = background if self._show == "composite" else None
             frame = frame.with_planes(self._foreground(frame.planes, alpha, behind))
         if background is None:
-            return frame.with_planes((*frame.planes[:3], _at_depth(alpha, frame.bits)))
+            return frame.with_planes((*shown_planes(frame, alpha), _at_depth(alpha, frame.bits)))
         if self._show == "foreground":
             background = black_planes(frame)
         if any(b.shape != p.shape or b.dtype != p.dtype for p, b in zip(frame.planes, background, strict=False)):
@@ -104,7 +104,8 @@ def composite(frame: Frame, alpha: Array, background: tuple[Array, ...] | None, 
     alpha: uint8 (H, W), 0 background to 255 person. Where it is 255 the frame comes out exactly, where it is 0
         the background; in between within one code of the exact blend. Chroma's alpha is `color.subsample`d.
     background: planes shaped as the frame's. None, for composite and foreground: transparent, the frame's own
-        planes and alpha (full range, at the frame's depth) as the fourth.
+        planes (black where alpha is 0: a player that ignores alpha must not show the room) and alpha (full range,
+        at the frame's depth) as the fourth.
     show: "composite"; "foreground", the person over black; "matte", the alpha as a grey picture in the frame's
         range. A fourth plane of the frame itself is ignored. Raises UsageError for another `show`, ValueError
         for planes that do not fit together.
@@ -121,6 +122,16 @@ def matte_planes(frame: Frame, alpha: Array) -> tuple[Array, ...]:
         luma = _ramp(alpha, low, high)
     neutral = 128 << frame.bits - 8
     return luma, *(np.full(p.shape, neutral, p.dtype) for p in frame.planes[1:3])
+
+
+def shown_planes(frame: Frame, alpha: Array) -> tuple[Array, ...]:
+    """Copies of the frame's planes, black where alpha is 0; a chroma sample where it is 0 all around."""
+    sums = alpha if frame.chroma == (1, 1) else subsample_sums(alpha, frame.chroma)[0]
+    reached = np.asarray(cv2.compare(sums, 0, cv2.CMP_GT))
+    black = black_planes(frame)
+    for plane, out, mask in zip(frame.planes, black, (alpha, reached, reached), strict=False):
+        cv2.copyTo(plane, mask, out)
+    return black
 
 
 def black_planes(frame: Frame) -> tuple[Array, ...]:

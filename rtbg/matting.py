@@ -131,4 +131,4 @@ class Matting:
         low, high, _, _ = cv2.minMaxLoc(alpha[0, 0])
         if not (low >= -0.01 and high <= 1.01) or np.isnan(alpha.sum()):
             raise MattingError(f"{self.engine.device} answered values outside 0..1: the matte cannot be trusted")
-        return np.asarray(alpha[0, 0], dtype=np.float32)
+        return np.asarray(np.clip(alpha[0, 0], 0, 1), dtype=np.float32)

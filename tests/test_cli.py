@@ -82,6 +82,8 @@ def test_still_cutout(tmp_path: Path) -> None:
     cut = cv2.imread(str(tmp_path / "cutout.png"), cv2.IMREAD_UNCHANGED)
     assert cut.shape == (512, 512, 4)
     assert cut[100:170, 200:250, 3].mean() > 240 and cut[:150, 312:345, 3].mean() < 30
+    hidden = cut[..., 3] == 0
+    assert hidden.mean() > 0.1 and cut[hidden][:, :3].max() <= 2, "nothing of the room under the transparency"
 
 
 def test_matte_video(tmp_path: Path) -> None:
@@ -144,6 +146,10 @@ def test_bad_input_is_one_line(tmp_path: Path) -> None:
     failed(rtbg(clip, clip, "-o", out), 2, "folder")
     failed(rtbg(clip, "-o", out, "--codec", "divx"), 2, "divx", "h264")
     failed(rtbg(clip, "-o", out, "--start", "nan"), 2, "nan")
+    failed(rtbg(clip, "-o", out, "--edge", "blur=2"), 2, "blur=2", "feather")
+    failed(rtbg(clip, "-o", out, "--edge", "shift=99"), 2, "shift=99")
+    failed(rtbg(clip, "-o", out, "--smoothing", "2"), 2, "--smoothing")
+    failed(rtbg(clip, "-o", out, "--lookahead", "99"), 2, "--lookahead")
     failed(rtbg(clip, "-o", out, "--start", "1:-5"), 2, "1:-5")
     cv2.imwrite(str(tmp_path / "bg.png"), picture(64, 48, 0))
     failed(rtbg(clip, "-o", tmp_path / "bg.png", "--bg", tmp_path / "bg.png", "-y"), 2, "background")

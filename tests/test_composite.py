@@ -171,9 +171,17 @@ def test_matte(bits: int, chroma: tuple[int, int], color: Color) -> None:
 @pytest.mark.parametrize(("bits", "chroma"), FORMATS)
 def test_transparent(bits: int, chroma: tuple[int, int], show: str) -> None:
     frame = frame_of(1, 33, 21, bits, chroma)
-    alpha = mattes(33, 21)["random"]
+    alpha = mattes(33, 21)["random"].copy()
+    alpha[:, :16] = 0
     done = composite(frame, alpha, None, show=show)
-    assert all(np.array_equal(a, b) for a, b in zip(done.planes[:3], frame.planes, strict=True))
+    # Nothing of the room where nobody is, everything of the person where somebody may be.
+    black = (0 if frame.color.range == FULL else 16) << bits - 8
+    assert np.array_equal(done.planes[0], np.where(alpha > 0, frame.planes[0], black))
+    sx, sy = chroma
+    for plane, own in zip(done.planes[1:3], frame.planes[1:3], strict=True):
+        assert np.all(plane[:, : 14 // sx] == 128 << bits - 8)
+        seen = np.repeat(np.repeat(plane == own, sy, 0), sx, 1)[:21, :33]
+        assert seen[alpha > 0].all()
     assert done.planes[3].dtype == frame.planes[0].dtype
     assert np.array_equal(done.planes[3], np.rint(alpha * (((1 << bits) - 1) / 255)).astype(int))
     assert not np.shares_memory(done.planes[3], alpha)
