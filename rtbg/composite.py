@@ -127,7 +127,7 @@ def matte_planes(frame: Frame, alpha: Array) -> tuple[Array, ...]:
 def shown_planes(frame: Frame, alpha: Array) -> tuple[Array, ...]:
     """Copies of the frame's planes, black where alpha is 0; a chroma sample where it is 0 all around."""
     sums = alpha if frame.chroma == (1, 1) else subsample_sums(alpha, frame.chroma)[0]
-    reached = np.asarray(cv2.compare(sums, 0, cv2.CMP_GT))
+    reached = (sums > 0).view(np.uint8)
     black = black_planes(frame)
     for plane, out, mask in zip(frame.planes, black, (alpha, reached, reached), strict=False):
         cv2.copyTo(plane, mask, out)

@@ -1,8 +1,9 @@
 """The whole flow. Read this file first.
 
-     reader thread              worker thread                                       one thread per sink
-    source.read ──Link──▶ matting.push ─▶ background.at ─▶ compositor ──Link──▶ sink.write, sink.close
-                small RGB, engine, smoothing, upsampling     foreground colours
+    reader thread         matting thread                   compositing thread               one thread per sink
+    source.read ──Link──▶ matting.push ──Link──▶ background.at ─▶ compositor ──Link──▶ sink.write, sink.close
+                    small RGB, engine,                            foreground colours,
+                   smoothing, upsampling                          blending
 
 - A frame leaves with its own matte, never an older one: they travel as a pair.
 - End of stream (also the first Ctrl-C, `Stop.end`) closes each link in turn; every stage drains, files get
@@ -70,6 +71,7 @@ class _Run:
         self.started = time.monotonic()
         live = source.live
         self.read: Link[Frame] = Link(1 if live else QUEUE, live=live)
+        self.matted: Link[tuple[Frame, Matting.Alpha]] = Link(1 if live else QUEUE // 2, live=live)
         self.made: list[Link[Frame]] = [Link(1 if live else QUEUE, live=live) for _ in sinks]
         self.lock = threading.Lock()
         self.error: BaseException | None = None
@@ -78,7 +80,8 @@ class _Run:
     def run(self, progress: Callable[[Stats], None] | None) -> Stats:
         threads = [
             threading.Thread(target=self._guard, args=(self._reader,), name="rtbg-reader"),
-            threading.Thread(target=self._guard, args=(self._worker,), name="rtbg-worker"),
+            threading.Thread(target=self._guard, args=(self._matter,), name="rtbg-matting"),
+            threading.Thread(target=self._guard, args=(self._worker,), name="rtbg-compositing"),
         ]
         for i, (sink, link) in enumerate(zip(self.sinks, self.made, strict=True)):
             threads.append(threading.Thread(target=self._guard, args=(self._writer, sink, link), name=f"rtbg-sink-{i}"))
@@ -97,7 +100,7 @@ class _Run:
             except BaseException as exc:  # KeyboardInterrupt, or the progress callback failed
                 self._fail(exc)
             self._join(threads)
-        self.stats.dropped = self.read.dropped + sum(link.dropped for link in self.made)
+        self.stats.dropped = self.read.dropped + self.matted.dropped + sum(link.dropped for link in self.made)
         if self.error is not None and not (isinstance(self.error, Aborted) and self.finished == len(self.sinks)):
             raise self.error  # an abort that came when everything was written is none
         return self.stats
@@ -132,6 +135,7 @@ class _Run:
             if self.error is None:
                 self.error = exc
         self.read.abort()
+        self.matted.abort()
         for link in self.made:
             link.abort()
         for sink in self.sinks:
@@ -159,19 +163,21 @@ class _Run:
                 raise Aborted("interrupted before the first picture")
         self.read.close()
 
-    def _worker(self) -> None:
+    def _matter(self) -> None:
         while (frame := self.read.get()) is not None:
             with self._timed("matting"):
                 pairs = self.matting.push(frame)
-            self._finish(pairs)
+            for pair in pairs:
+                self.matted.put(pair)
         with self._timed("matting"):
             pairs = self.matting.flush()
-        self._finish(pairs)
-        for link in self.made:
-            link.close()
+        for pair in pairs:
+            self.matted.put(pair)
+        self.matted.close()
 
-    def _finish(self, pairs: list[tuple[Frame, Matting.Alpha]]) -> None:
-        for frame, alpha in pairs:
+    def _worker(self) -> None:
+        while (pair := self.matted.get()) is not None:
+            frame, alpha = pair
             with self._timed("background"):
                 planes = self.background.at(frame, alpha)
             with self._timed("composite"):
@@ -179,6 +185,8 @@ class _Run:
             for link in self.made:
                 link.put(done)
             self.stats.frames_out += 1
+        for link in self.made:
+            link.close()
 
     def _writer(self, sink: Sink, link: Link[Frame]) -> None:
         name = type(sink).__name__
