@@ -128,7 +128,7 @@ def test_a_still_repeated_does_not_drift(model: str) -> None:
     # What was clear at first stays as it was.
     sure = (mattes[0] < 12) | (mattes[0] > 243)
     assert sure.mean() > 0.5
-    assert np.abs(mattes[0] - mattes[99])[sure].mean() < 255 * 0.01
+    assert np.abs(mattes[0] - mattes[99])[sure].mean() < 255 * 0.02
 
 
 def test_matte_refuses_other_arrays() -> None:
