@@ -59,7 +59,18 @@ def export_onnx(model: UNet, path: Path, size: tuple[int, int]) -> None:
     )
     assert program is not None
     program.save(str(path), external_data=False)
+    strip_notes(path)
     onnx.checker.check_model(str(path))
+
+
+def strip_notes(path: Path) -> None:
+    """Takes out of the file what the exporter noted of its origin: stack traces with this machine's paths."""
+    model = onnx.load(str(path))
+    graph = model.graph
+    for holder in (model, graph, *graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
+        del holder.metadata_props[:]
+        holder.doc_string = ""
+    path.write_bytes(model.SerializeToString(deterministic=True))
 
 
 class OnnxModel(nn.Module):
