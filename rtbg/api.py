@@ -94,8 +94,8 @@ def replace_background(
     background, its sound kept.
 
     background: as `Options.background`; it wins over that of `options`, whose start and duration are for files
-    only: an open Source gives what it gives. progress is called about ten times a
-    second with what has been done so far. Raises RtbgError of the kind that fits; `output` is then as it was.
+    only: an open Source gives what it gives. progress is called about ten times a second with what has been done
+    so far. Raises RtbgError of the kind that fits; `output` is then as it was.
     """
     chosen = options or Options()
     with ExitStack() as stack:

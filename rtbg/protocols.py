@@ -10,7 +10,10 @@ from rtbg.frame import Array, Frame, StreamInfo
 
 @runtime_checkable
 class Source(Protocol):
-    """Gives pictures, oldest first. Used by one thread; `close` comes from any, once the reader has stopped."""
+    """Gives pictures, oldest first. Used by one thread; `close` comes from any, once the reader has stopped.
+
+    A source of a file may also have `share: float`, how much of the file's bytes has been read, for the progress
+    bar where the container does not say how long it is."""
 
     info: StreamInfo
     live: bool  # True: pictures come in real time and late ones are dropped, never queued
