@@ -3,6 +3,7 @@
     RtbgError
     ├── UsageError (ValueError)        wrong options or arguments: exit code 2
     ├── InputError (OSError)           an input that is missing, unreadable or not what it should be
+    │   └── NoPicture                  a live source has nothing right now; reading again tries again
     ├── BackgroundError (ValueError)   a background that is missing, unreadable or not understood
     ├── OutputError (OSError)          an output that cannot be written
     ├── MattingError (RuntimeError)    the network failed, hung or answered nonsense
@@ -25,6 +26,11 @@ class UsageError(RtbgError, ValueError):
 
 class InputError(RtbgError, OSError):
     """An input is missing, unreadable, or holds no picture."""
+
+
+class NoPicture(InputError):
+    """A camera has no picture right now (unplugged, busy, silent): the message says which and what to do. Not final:
+    the source keeps trying, `read` may be called again."""
 
 
 class BackgroundError(RtbgError, ValueError):

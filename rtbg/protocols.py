@@ -19,7 +19,8 @@ class Source(Protocol):
     live: bool  # True: pictures come in real time and late ones are dropped, never queued
 
     def read(self) -> Frame | None:
-        """The next picture, None at the end. Blocks for about a second at most in a live source.
+        """The next picture, None at the end. A live source gives the newest one, once, and blocks for about a second
+        at most: then, or at once where it knows that there is none, it raises NoPicture.
         Raises InputError when nothing at all can be read; a damaged tail ends the stream with a warning."""
 
     def close(self) -> None:

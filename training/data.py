@@ -30,8 +30,9 @@ from training.split import held_out
 U8 = npt.NDArray[np.uint8]
 
 # How often a picture of each group is drawn, relative to its number. `coc` masks are coarse polygons; `ccp`
-# leaves bystanders unlabelled and `cel` hands; the few true-alpha portraits (`ais`) are worth repeating.
-GROUP_WEIGHT = {"sup": 1.0, "pic": 1.0, "ccp": 0.6, "cel": 0.4, "coc": 0.0, "ais": 8.0}
+# leaves bystanders unlabelled and `cel` hands; the few true-alpha portraits (`ais`) are worth repeating, and so
+# are selfies (`pic`), the nearest to what a webcam sees.
+GROUP_WEIGHT = {"sup": 1.0, "pic": 2.0, "ccp": 0.6, "cel": 0.4, "coc": 0.0, "ais": 12.0}
 
 
 # Gaussian noise drawn once; a sample takes a random stretch of it, which costs a twentieth of drawing it anew.

@@ -12,6 +12,7 @@ import argparse
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,9 @@ from torch import nn
 from engines import load
 from training.data import pairs
 from training.evaluate import Score, load_validation, predict, score, summarize
+from training.lite import LiteUNet
 from training.model import UNet, count_macs
-from training.train import TrainConfig, load_checkpoint
+from training.train import TrainConfig, build, load_checkpoint
 
 # What each group of training pictures is, under which terms, and what it is for.
 GROUPS = {
@@ -44,8 +46,9 @@ def describe_data(data: Path) -> list[str]:
     return [*lines, f"{scenes} backgrounds without people (research-only or mixed): scenes to composite on"]
 
 
-def export_onnx(model: UNet, path: Path, size: tuple[int, int]) -> None:
-    """Writes the fp32 graph: input `frame` (1, 4, H, W), output `alpha` (1, 1, H, W)."""
+def export_onnx(model: UNet | LiteUNet, path: Path, size: tuple[int, int]) -> None:
+    """Writes the graph: input `frame` (1, 4, H, W), output `alpha` (1, 1, H, W). Computed in fp32, its filters are
+    stored in fp16, half the size."""
     example = torch.zeros(1, 4, size[1], size[0])
     program = torch.onnx.export(
         model.eval(),
@@ -60,6 +63,7 @@ def export_onnx(model: UNet, path: Path, size: tuple[int, int]) -> None:
     assert program is not None
     program.save(str(path), external_data=False)
     strip_notes(path)
+    halve_filters(path)
     onnx.checker.check_model(str(path))
 
 
@@ -70,6 +74,19 @@ def strip_notes(path: Path) -> None:
     for holder in (model, graph, *graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
         del holder.metadata_props[:]
         holder.doc_string = ""
+    path.write_bytes(model.SerializeToString(deterministic=True))
+
+
+def halve_filters(path: Path) -> None:
+    """Stores the filters in fp16, each followed by a Cast to fp32, which engines carry out once, on loading."""
+    model = onnx.load(str(path))
+    graph = model.graph
+    for weight in [w for w in graph.initializer if w.data_type == onnx.TensorProto.FLOAT and len(w.dims) == 4]:
+        values = onnx.numpy_helper.to_array(weight)
+        half = onnx.numpy_helper.from_array(values.astype(np.float16), f"{weight.name}.half")
+        graph.node.insert(0, onnx.helper.make_node("Cast", [half.name], [weight.name], to=onnx.TensorProto.FLOAT))
+        graph.initializer.append(half)
+        graph.initializer.remove(weight)
     path.write_bytes(model.SerializeToString(deterministic=True))
 
 
@@ -90,7 +107,7 @@ def write_card(path: Path, config: TrainConfig, training: dict[str, Any], data: 
     """`path` with the suffixes .json and .md; `path.name` is the model's name."""
     name, metrics = path.name, summarize(scores)
     counts = {g: sum(s.name[:3] == g for s in scores) for g in ("sup", "pic", "ais")}
-    model = UNet(config.model)
+    model = build(config.model)
     size = config.sizes[0]
     parameters, macs = sum(p.numel() for p in model.parameters()), count_macs(model.eval(), size[1], size[0])
     card = {
@@ -101,7 +118,7 @@ def write_card(path: Path, config: TrainConfig, training: dict[str, Any], data: 
         "parameters": parameters,
         "macs": macs,
         "sha256": hashlib.sha256(path.with_suffix(".onnx").read_bytes()).hexdigest(),
-        "architecture": config.model.to_dict(),
+        "architecture": {"network": type(model).__name__, **asdict(config.model)},
         "training": training,
         "data": data,
         "metrics": metrics,
@@ -158,7 +175,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     training = {k: stored["figures"][k] for k in ("epoch", "minutes")}
     training |= {k: stored[k] for k in ("length", "device")}
     data = describe_data(args.data)
-    path.with_suffix(".json").unlink(missing_ok=True)  # an older card would not fit the new file
+    digest = hashlib.sha256(path.with_suffix(".onnx").read_bytes()).hexdigest()
+    first = {"name": args.name, "sizes": [list(s) for s in config.sizes], "sha256": digest}
+    path.with_suffix(".json").write_text(json.dumps(first))  # what loading it for the figures takes
     exported = OnnxModel(path.with_suffix(".onnx"))
     pictures = load_validation(args.data)
     scores = []

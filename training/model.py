@@ -16,7 +16,7 @@ each half-resolution cell at once (Shi et al. 2016, sub-pixel convolution), so n
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -31,10 +31,6 @@ class UNetConfig:
     widths: tuple[int, int, int] = (32, 64, 128)
     blocks: tuple[int, int, int] = (1, 2, 4)
     head: int = 16
-
-    def to_dict(self) -> dict[str, object]:
-        """Plain values, for the checkpoint's JSON."""
-        return asdict(self)
 
 
 def conv(cin: int, cout: int, *, stride: int = 1, dilation: int = 1, kernel: int = 3) -> nn.Sequential:

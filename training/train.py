@@ -1,6 +1,6 @@
 """Trains the matting network: configuration, data, model, loop, checkpoint.
 
-    python -m training.train --data PATH --out runs/NAME --hours 1.5
+    python -m training.train --data PATH --out runs/balanced --model balanced --hours 1.25
 
 A run is measured in time (`--hours`) or in epochs (`--epochs`); the learning rate's cosine and the growth of
 the pictures follow the share of it that is done. Started again with the same --out it goes on where it was
@@ -16,28 +16,33 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import time
 from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from training.data import Batches, SampleMaker, load_backgrounds, load_people
 from training.evaluate import evaluate, load_validation, summarize
+from training.lite import LiteConfig, LiteUNet
 from training.losses import matting_loss
 from training.model import UNet, UNetConfig, count_macs
 from training.sheets import draw_curve, draw_sheet
 
-# Input sizes, (width, height): landscape 16:9 and 4:3, square, portrait 3:4 and 9:16; about 56,000 pixels each.
-SIZES = ((320, 176), (272, 208), (240, 240), (208, 272), (176, 320))
-HOURS = 1.5  # of a run of which nothing else is said: the shipped model's, on two CPU cores
+# Input sizes, (width, height): landscape 16:9 and 4:3, square, portrait 3:4 and 9:16.
+SIZES = ((320, 192), (288, 224), (256, 256), (224, 288), (192, 320))
+SMALL = ((192, 112), (160, 128), (144, 144), (128, 160), (112, 192))
+LARGE = ((512, 288), (448, 352), (384, 384), (352, 448), (288, 512))
+HOURS = 1.25  # of a run of which nothing else is said, on one CPU core
 # (share of the run at which the stage begins, scale of the sizes): most of what is learnt is learnt cheaply small.
 STAGES = ((0.0, 0.6), (0.45, 0.8), (0.72, 1.0))
 
@@ -46,7 +51,7 @@ STAGES = ((0.0, 0.6), (0.45, 0.8), (0.72, 1.0))
 class TrainConfig:
     """One training run. Written to the checkpoint's JSON."""
 
-    model: UNetConfig = field(default_factory=UNetConfig)
+    model: UNetConfig | LiteConfig = field(default_factory=LiteConfig)
     sizes: tuple[tuple[int, int], ...] = SIZES
     batch: int = 32
     epoch_pictures: int = 16384
@@ -56,6 +61,7 @@ class TrainConfig:
     ema: float = 0.9995
     own_past: float = 0.6  # share of the steps, after the first stage, with the network's own answers as pasts
     first_stage: int = 0  # of STAGES; the last one only, to go on from trained weights
+    distill: float = 0.5  # share of the loss against the teacher's matte, where there is a teacher
     seed: int = 1
 
     @staticmethod
@@ -63,9 +69,23 @@ class TrainConfig:
         """The inverse of `dataclasses.asdict`, after a trip through JSON."""
         values = dict(values)
         model = values.pop("model")
-        model = UNetConfig(model["stem"], tuple(model["widths"]), tuple(model["blocks"]), model["head"])
+        model = {k: tuple(v) if isinstance(v, list) else v for k, v in model.items()}
         values["sizes"] = tuple(tuple(s) for s in values["sizes"])
-        return TrainConfig(model=model, **values)
+        return TrainConfig(model=LiteConfig(**model) if "lite" in model else UNetConfig(**model), **values)
+
+
+def build(config: UNetConfig | LiteConfig) -> UNet | LiteUNet:
+    """The network of a configuration, with random weights."""
+    return LiteUNet(config) if isinstance(config, LiteConfig) else UNet(config)
+
+
+# What is trained under each name. `unet` is the network that shipped first: no weights from elsewhere.
+PRESETS = {
+    "balanced": TrainConfig(),
+    "fast": TrainConfig(model=LiteConfig(levels=4), sizes=SMALL),
+    "quality": TrainConfig(sizes=LARGE, batch=16),
+    "unet": TrainConfig(model=UNetConfig()),
+}
 
 
 def learning_rate(config: TrainConfig, done: float) -> float:
@@ -81,9 +101,10 @@ def stage_of(config: TrainConfig, done: float) -> int:
 
 
 def stage_sizes(config: TrainConfig, stage: int) -> list[tuple[int, int]]:
-    """The input sizes of a stage, rounded to multiples of 16."""
-    k = STAGES[stage][1]
-    return [(max(16, round(w * k / 16) * 16), max(16, round(h * k / 16) * 16)) for w, h in config.sizes]
+    """The input sizes of a stage, rounded to what the network takes."""
+    grain = 16 if isinstance(config.model, LiteConfig) and config.model.levels == 4 else 32
+    k = STAGES[stage][1] / grain
+    return [(max(1, round(w * k)) * grain, max(1, round(h * k)) * grain) for w, h in config.sizes]
 
 
 class Average:
@@ -110,10 +131,10 @@ class Average:
                 mine.copy_(new)
 
 
-def load_checkpoint(path: Path) -> tuple[UNet, TrainConfig]:
+def load_checkpoint(path: Path) -> tuple[UNet | LiteUNet, TrainConfig]:
     """The network of a `best.pt` (with its `best.json` beside it), in eval mode, float32."""
     config = TrainConfig.from_dict(json.loads(path.with_suffix(".json").read_text())["config"])
-    model = UNet(config.model)
+    model = build(config.model)
     model.load_state_dict({k: v.float() for k, v in torch.load(path, weights_only=True).items()})
     return model.eval(), config
 
@@ -131,13 +152,17 @@ def save_best(out: Path, model: nn.Module, config: TrainConfig, how: dict[str, s
 class Run:
     """The state of one training run, from its start or from `last.pt`."""
 
-    def __init__(self, config: TrainConfig, out: Path, device: str) -> None:
+    def __init__(self, config: TrainConfig, out: Path, device: str, teacher: nn.Module | None = None) -> None:
         torch.manual_seed(config.seed)
-        self.config, self.out, self.device = config, out, device
-        self.model = UNet(config.model).to(device)
+        self.config, self.out, self.device, self.teacher = config, out, device, teacher
+        self.model = build(config.model).to(device)
         self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = Average(self.model, config.ema)
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=config.rate, weight_decay=config.weight_decay)
+        known = list(self.model.encoder.parameters()) if isinstance(self.model, LiteUNet) else []
+        new = [p for p in self.model.parameters() if not any(p is k for k in known)]
+        # What was learnt elsewhere is only to be bent to the task: a quarter of the rate.
+        groups = [{"params": new, "scale": 1.0}, {"params": known, "scale": 0.25}]
+        self.optimizer = torch.optim.AdamW(groups, lr=config.rate, weight_decay=config.weight_decay)
         self.rng = np.random.default_rng(config.seed)
         self.spent = 0.0  # seconds of training
         self.history: list[dict[str, Any]] = []
@@ -151,6 +176,17 @@ class Run:
             self.spent = state["spent"]
             self.history = json.loads((out / "history.json").read_text())
             print(f"resumed after {self.spent / 60:.0f} min, {len(self.history)} epochs", flush=True)
+
+    def begin(self, weights: dict[str, Tensor]) -> None:
+        """Starts from the trained weights of this network, or from what of them fits it."""
+        mine = self.model.state_dict()
+        fitting = {k: v for k, v in weights.items() if k in mine and v.shape == mine[k].shape}
+        print(f"begins with {len(fitting)} of {len(mine)} tensors", flush=True)
+        self.model.load_state_dict(mine | fitting)
+        if len(fitting) == len(mine):
+            self.average.begin(weights)
+        else:
+            self.average.model.load_state_dict(self.model.state_dict())
 
     def save(self) -> None:
         """Everything needed to go on."""
@@ -185,8 +221,14 @@ class Run:
         with torch.autocast(self.device, torch.bfloat16):
             logits = self.model(x)
         loss = matting_loss(logits, data[:, 4:])
+        if self.teacher is not None:
+            size = [-(-s // 32) * 32 for s in x.shape[2:]]
+            seen = F.interpolate(x, size, mode="bilinear") if size != list(x.shape[2:]) else x
+            with torch.no_grad(), torch.autocast(self.device, torch.bfloat16):
+                answer = F.interpolate(self.teacher(seen).float(), x.shape[2:], mode="bilinear")
+            loss = loss + self.config.distill * (matting_loss(logits, answer) - loss)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["scale"]
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
@@ -204,23 +246,28 @@ def train(
     epochs: int | None,
     device: str,
     init: Path | None = None,
+    teacher: Path | None = None,
 ) -> None:
     """Runs to the end of its hours or epochs. Ctrl-C and errors leave a checkpoint to resume from; `init` is a
-    `best.pt` whose weights a new run begins with."""
+    `best.pt` whose weights a new run begins with, `teacher` one whose mattes are learnt beside the true ones
+    (distillation, Hinton et al. 2015)."""
     out.mkdir(parents=True, exist_ok=True)
     cv2.setNumThreads(0)  # before the loader's workers are forked: they would wait for threads they do not have
     validation = load_validation(data)
     maker = SampleMaker(load_people(data), load_backgrounds(data))
-    run = Run(config, out, device)
-    if init is not None and not run.history:
-        weights = load_checkpoint(init)[0].state_dict()
-        run.model.load_state_dict(weights)
-        run.average.begin(weights)
+    guide = load_checkpoint(teacher)[0].to(device).to(memory_format=torch.channels_last) if teacher else None  # type: ignore[call-overload]
+    run = Run(config, out, device, guide)
+    if not run.history and init is not None:
+        run.begin(load_checkpoint(init)[0].state_dict())
+    elif not run.history and isinstance(run.model, LiteUNet):
+        run.model.begin()
+        run.average.model.load_state_dict(run.model.state_dict())
     parameters = sum(p.numel() for p in run.model.parameters())
-    macs = count_macs(UNet(config.model).eval(), config.sizes[0][1], config.sizes[0][0])
+    macs = count_macs(build(config.model).eval(), config.sizes[0][1], config.sizes[0][0])
     print(f"{len(maker.people)} people, {len(maker.scenes)} scenes, {parameters / 1e6:.2f} M parameters, "
           f"{macs / 1e6:.0f} M multiply-adds at {config.sizes[0]}", flush=True)  # fmt: skip
     steps = config.epoch_pictures // config.batch
+    workers = max(1, len(os.sched_getaffinity(0)))
     how = {
         "length": f"--hours {hours}" if hours else f"--epochs {epochs}",
         "device": torch.cuda.get_device_name() if device == "cuda" else f"{torch.get_num_threads()} CPU cores",
@@ -236,7 +283,7 @@ def train(
             if stage_of(config, done()) != stage:
                 stage = stage_of(config, done())
                 source = Batches(maker, config.batch, stage_sizes(config, stage), config.seed + 1000 * len(run.history))
-                loader = iter(DataLoader(source, batch_size=None, num_workers=2, prefetch_factor=4))
+                loader = iter(DataLoader(source, batch_size=None, num_workers=workers, prefetch_factor=4))
                 print("sizes", stage_sizes(config, stage), flush=True)
             assert loader is not None
             run.model.train()
@@ -279,7 +326,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of the run, e.g. runs/balanced")
     parser.add_argument("--hours", type=float, help=f"length of the run in hours of training (default: {HOURS})")
     parser.add_argument("--epochs", type=int, help="length of the run in epochs (instead of --hours)")
-    parser.add_argument("--batch", type=int, default=TrainConfig.batch)
+    parser.add_argument("--batch", type=int, help="pictures a step")
     parser.add_argument("--epoch-pictures", type=int, default=TrainConfig.epoch_pictures)
     parser.add_argument("--seed", type=int, default=TrainConfig.seed)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -288,21 +335,34 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--ema", type=float, default=TrainConfig.ema, help="decay of the weights' moving average")
     parser.add_argument("--init", type=Path, help="begin with the weights of this best.pt")
+    parser.add_argument("--model", choices=PRESETS, default="balanced", help="what to train (default: balanced)")
+    parser.add_argument("--teacher", type=Path, help="learn from the mattes of this best.pt as well")
     parser.add_argument("--rate", type=float, default=TrainConfig.rate, help="peak learning rate")
     args = parser.parse_args(argv)
     if args.hours is not None and args.epochs is not None:
         parser.error("give --hours or --epochs, not both")
     if args.epochs is None and args.hours is None:
         args.hours = HOURS
-    config = TrainConfig(
-        batch=args.batch,
+    preset = PRESETS[args.model]
+    config = replace(
+        preset,
+        batch=args.batch or preset.batch,
         epoch_pictures=args.epoch_pictures,
         seed=args.seed,
         rate=args.rate,
         ema=args.ema,
         first_stage=args.first_stage,
     )
-    train(config, args.data, args.out, hours=args.hours, epochs=args.epochs, device=args.device, init=args.init)
+    train(
+        config,
+        args.data,
+        args.out,
+        hours=args.hours,
+        epochs=args.epochs,
+        device=args.device,
+        init=args.init,
+        teacher=args.teacher,
+    )
 
 
 if __name__ == "__main__":
