@@ -9,13 +9,15 @@ import argparse
 import logging
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from rtbg.control import Control
 from rtbg.errors import Aborted, OutputError, RtbgError, UsageError
-from rtbg.options import CODECS, ENGINES, FITS, SHOWS, Options, seconds
+from rtbg.options import CODECS, ENGINES, FAILURES, FITS, SHOWS, Options, seconds
 from rtbg.progress import progress_bar, say
 from rtbg.stats import Stats, Stop
 from rtbg.version import __version__
@@ -36,6 +38,7 @@ backgrounds:
   transparent                     none: to .png, .webp, .mov, .webm or .mkv
 
 examples:
+  rtbg --webcam --bg beach.jpg          then choose "rtbg" as the camera in Zoom, Meet, Teams or OBS
   rtbg in.mp4 -o out.mp4 --bg beach.jpg
   rtbg photo.jpg -o cutout.png --bg transparent
   rtbg *.mp4 -o done/ --bg blur
@@ -50,7 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
     d = Options()
     parser = _Parser(
         prog="rtbg",
-        description="Replaces the background of videos and pictures of people.",
+        description="Replaces the background behind people: of a webcam, of videos and of pictures.",
         epilog=EPILOG.format(generated=", ".join(GENERATED)),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -60,8 +63,9 @@ def build_parser() -> argparse.ArgumentParser:
     add("-o", "--output", metavar="OUTPUT", help="output file, or a folder (ending in /) for several inputs; "
         "the suffix chooses: .mp4 .mov .mkv .webm, .png .jpg .webp (default: NAME-rtbg beside the input)")  # fmt: skip
     add("-y", "--overwrite", action="store_true", help="replace an existing output")
-    add("--bg", "--background", dest="background", metavar="SPEC", default=d.background,
-        help="what to put behind the person, see below (default: %(default)s)")  # fmt: skip
+    add("--bg", "--background", dest="backgrounds", metavar="SPEC", action="append",
+        help=f"what to put behind the person, see below (default: {d.background}); with --webcam several, key b "
+        "goes to the next")  # fmt: skip
     add(
         "--bg-fit", dest="fit", choices=FITS, default=d.fit, help="how a picture fills the frame (default: %(default)s)"
     )
@@ -84,6 +88,20 @@ def build_parser() -> argparse.ArgumentParser:
     add("--engine", choices=ENGINES, default=d.engine, help="what runs the network (default: %(default)s)")
     add("--device", default=d.device, help="device of the engine (default: %(default)s)")
     add("--threads", type=int, metavar="N", default=d.threads, help="threads for the network")
+    live = parser.add_argument_group("live").add_argument
+    live("--webcam", nargs="?", const="", metavar="CAMERA", help="a camera, by number, path or part of its name; a "
+         "video file can stand in (default: the first camera)")  # fmt: skip
+    live("--size", metavar="WxH", default=d.size, help="of the camera's and the virtual camera's picture "
+         "(default: 1280x720)")  # fmt: skip
+    live("--fps", type=float, metavar="N", default=d.fps, help="pictures a second (default: 30)")
+    live("--mirror", action="store_true", help="swap left and right")
+    live("--vcam", metavar="DEVICE", default=d.vcam, help='virtual camera to send to, or "none" (default: the one '
+         "named rtbg, else a free one)")  # fmt: skip
+    live("--on-failure", choices=FAILURES, default=d.on_failure, help="what is sent while the camera or the network "
+         "fails; the camera's own picture never is (default: %(default)s)")  # fmt: skip
+    live("--preview", action="store_true", help="show in a window what is sent")
+    live("--list-cameras", action="store_true", help="show the cameras with their sizes and rates, and end")
+    live("--doctor", action="store_true", help="examine camera, virtual camera, engines and codecs, and end")
     add("-v", "--verbose", action="store_true", help="say more: time of every stage")
     add("-q", "--quiet", action="store_true", help="say nothing but errors")
     add("--version", action="version", version=f"rtbg {__version__}")
@@ -112,10 +130,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         args = build_parser().parse_args(argv)
         level = logging.ERROR if args.quiet else logging.INFO if args.verbose else logging.WARNING
         logging.getLogger().setLevel(level)
-        if not args.inputs and not args.demo:
-            raise UsageError("nothing to do: name a video or picture, or --demo (rtbg --help shows all)")
         names = {f for f in Options.__dataclass_fields__ if hasattr(args, f)}
         options = Options(**{n: getattr(args, n) for n in names})
+        if args.backgrounds:
+            options = replace(options, background=args.backgrounds[0])
+        if args.list_cameras or args.doctor:
+            return _inform(args, options)
+        if args.webcam is not None:
+            return _live(args, options)
+        if not args.inputs and not args.demo:
+            raise UsageError("nothing to do: --webcam, --demo, or name a video or picture (rtbg --help shows all)")
+        if args.backgrounds and len(args.backgrounds) > 1:
+            raise UsageError("several backgrounds are for --webcam: name one")
+        for name in ("size", "fps", "mirror", "vcam", "preview"):
+            if getattr(args, name):
+                raise UsageError(f"--{name} is for --webcam")
         stop = Stop()
         with _signals(stop, quiet=args.quiet):
             return _files(args, options, stop)
@@ -127,6 +156,45 @@ def main(argv: Sequence[str] | None = None) -> int:
         return INTERRUPTED
     finally:
         logging.getLogger().removeHandler(handler)
+
+
+def _inform(args: argparse.Namespace, options: Options) -> int:
+    if args.doctor:
+        from rtbg.doctor import run_doctor
+
+        return run_doctor(vcam=options.vcam, model=options.model)
+    from rtbg.cameras import describe, list_cameras
+
+    sys.stdout.write(describe(list_cameras()).rstrip() + "\n")
+    return DONE
+
+
+def _live(args: argparse.Namespace, options: Options) -> int:
+    if args.inputs or args.demo:
+        raise UsageError("--webcam takes no input files: name a file that is to stand in as --webcam FILE")
+    for name, wrong in (("start", options.start), ("duration", options.duration)):
+        if wrong:
+            raise UsageError(f"--{name} is for files, not for --webcam")
+    sys.setswitchinterval(0.0005)
+    import cv2
+
+    from rtbg.webcam import run_webcam
+
+    cv2.setNumThreads(1)
+    stop = Stop()
+    control = Control(quit=stop.end)
+    with _signals(stop, quiet=True, reload=control.reload):
+        run_webcam(
+            args.webcam,
+            args.backgrounds or [options.background],
+            options,
+            record=args.output,
+            control=control,
+            stop=stop,
+            verbose=args.verbose,
+            quiet=args.quiet,
+        )
+    return DONE
 
 
 class _Lines(logging.Handler):
@@ -233,9 +301,9 @@ def _report(stats: Stats, *, verbose: bool) -> None:
 
 
 @contextmanager
-def _signals(stop: Stop, *, quiet: bool) -> Iterator[None]:
+def _signals(stop: Stop, *, quiet: bool, reload: Callable[[], None] | None = None) -> Iterator[None]:
     """First Ctrl-C, SIGTERM or SIGHUP: end of stream. Second: abort. Third: the system's default, for a stage that
-    hangs."""
+    hangs. reload: what SIGHUP is for instead."""
 
     def handle(number: int, _frame: FrameType | None) -> None:
         if stop.ended:
@@ -248,6 +316,8 @@ def _signals(stop: Stop, *, quiet: bool) -> Iterator[None]:
 
     numbers = [getattr(signal, n) for n in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, n)]
     kept = {n: signal.signal(n, handle) for n in numbers}
+    if reload is not None and hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, lambda _number, _frame: reload())
     try:
         yield
     finally:

@@ -2,13 +2,15 @@
 
 What `rtbg.upsampling` and `rtbg.foreground` share: estimates are made once per cell, a square of `scale` pixels, and
 brought to full size only in those tiles where something is to be done.
-Memory bound: nothing kept but scratch arrays of one tile.
+Memory bound: nothing kept but what a `Scratch` is asked for.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -101,25 +103,57 @@ class Tile:
     left: int
     right: int
 
-    def pixels(self, kx: int = 1, ky: int = 1) -> tuple[slice, slice]:
-        """Its part of a plane (rows, columns), of chroma subsampled by kx and ky where given (scale a multiple)."""
-        s, g = self.grid.scale, self.grid
-        sy, sx = s // ky, s // kx
+    def patch(self, kx: int = 1, ky: int = 1) -> Patch:
+        """Its part of a plane, of chroma subsampled by kx and ky where given (scale a multiple)."""
+        g = self.grid
+        rows, columns = g.shape
+        sy, sx = g.scale // ky, g.scale // kx
         h, w = -(-g.height // ky), -(-g.width // kx)
-        return slice(self.top * sy, min(h, self.bottom * sy)), slice(self.left * sx, min(w, self.right * sx))
-
-    def enlarged(self, cells: Array, kx: int = 1, ky: int = 1) -> Array:
-        """Values of all cells (rows, columns), brought to the pixels of this tile bilinearly: as the enlargement of
-        the whole would be, there. A view of a new array, in the dtype of `cells`."""
-        rows, columns = self.grid.shape
-        s = self.grid.scale
-        sy, sx = s // ky, s // kx
         # One cell more on each side, for the interpolation; at the frame's border OpenCV repeats the last one.
         t, b = max(0, self.top - 1), min(rows, self.bottom + 1)
         le, r = max(0, self.left - 1), min(columns, self.right + 1)
-        big = cv2.resize(cells[t:b, le:r], ((r - le) * sx, (b - t) * sy), interpolation=cv2.INTER_LINEAR)
-        ys, xs = self.pixels(kx, ky)
-        return np.asarray(big[ys.start - t * sy : ys.stop - t * sy, xs.start - le * sx : xs.stop - le * sx])
+        y0, y1, x0, x1 = self.top * sy, min(h, self.bottom * sy), self.left * sx, min(w, self.right * sx)
+        inner = slice(y0 - t * sy, y1 - t * sy), slice(x0 - le * sx, x1 - le * sx)
+        size = ((r - le) * sx, (b - t) * sy)
+        return Patch((slice(y0, y1), slice(x0, x1)), (slice(t, b), slice(le, r)), size, inner)
+
+    def pixels(self, kx: int = 1, ky: int = 1) -> tuple[slice, slice]:
+        """Its part of a plane (rows, columns), as `patch` takes it."""
+        return self.patch(kx, ky).pixels
+
+    def enlarged(self, cells: Array, kx: int = 1, ky: int = 1) -> Array:
+        """See `Patch.enlarged`."""
+        return self.patch(kx, ky).enlarged(cells)
+
+
+class Patch(NamedTuple):
+    """A tile's part of a plane: worked out once for all that is done there."""
+
+    pixels: tuple[slice, slice]
+    cells: tuple[slice, slice]  # those of the tile, and one more on each side
+    size: tuple[int, int]  # of these in pixels (width, height)
+    inner: tuple[slice, slice]  # the tile in them
+
+    def enlarged(self, cells: Array) -> Array:
+        """Values of all cells (rows, columns), brought to the pixels of this patch bilinearly: as the enlargement of
+        the whole would be, there. A view of a new array, in the dtype of `cells`."""
+        return np.asarray(cv2.resize(cells[self.cells], self.size, interpolation=cv2.INTER_LINEAR)[self.inner])
+
+
+class Scratch:
+    """Arrays kept from call to call. To allocate and free half a megabyte for each step of a computation can cost
+    more than the step: where the allocator gives the memory back, the system clears every page again."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, Array] = {}
+
+    def array(self, name: str, shape: tuple[int, ...]) -> Array:
+        """float32, contiguous, with whatever is in it: the memory kept under that name."""
+        size = math.prod(shape)
+        kept = self._kept.get(name)
+        if kept is None or kept.size < size:
+            kept = self._kept[name] = np.empty(size, np.float32)
+        return kept[:size].reshape(shape)
 
 
 def _whole(plane: Array, s: int) -> Array:

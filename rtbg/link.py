@@ -1,6 +1,6 @@
 """The one concurrency primitive: a bounded queue between two stages, with a close that drains and an abort.
 
-Used by `rtbg.pipeline`. Memory bound: `capacity` items.
+Used by `rtbg.pipeline` and `rtbg.live`. Memory bound: `capacity` items.
 """
 
 from __future__ import annotations
@@ -14,6 +14,11 @@ T = TypeVar("T")
 
 class LinkAborted(Exception):
     """The link was aborted: the stage that sees this ends at once, quietly."""
+
+
+class LinkClosed(RuntimeError):
+    """Something was put into a link that is closed: the fault of the stage that put it, but in a live run, whose links
+    may be closed from outside."""
 
 
 class Link(Generic[T]):
@@ -33,7 +38,7 @@ class Link(Generic[T]):
         self.dropped = 0
 
     def put(self, item: T) -> None:
-        """Hands an item on. Raises LinkAborted; putting into a closed link is a fault of the caller."""
+        """Hands an item on. Raises LinkAborted, and LinkClosed: putting into a closed link is a fault of the caller."""
         with self._changed:
             while len(self._items) >= self._capacity and not self._aborted:
                 if self._live:
@@ -44,7 +49,7 @@ class Link(Generic[T]):
             if self._aborted:
                 raise LinkAborted
             if self._closed:
-                raise RuntimeError("put into a closed link")
+                raise LinkClosed("put into a closed link")
             self._items.append(item)
             self._changed.notify_all()
 

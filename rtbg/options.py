@@ -10,6 +10,7 @@ FITS = ("cover", "contain", "stretch")
 SHOWS = ("composite", "matte", "foreground")
 CODECS = ("h264", "hevc", "av1", "vp9", "prores", "ffv1")
 ENGINES = ("auto", "openvino", "onnxruntime")
+FAILURES = ("card", "freeze", "black")
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,10 @@ class Options:
         takes it. light_wrap: 0 to 1, how much of the background's light falls on the person's edge.
     codec, crf, preset: None leaves the choice to the output's suffix.
     threads: for the engine; None: what suits the machine.
+
+    Live only: size, WIDTHxHEIGHT, and fps that are asked of the camera (None: 1280x720, 30, a file's own); mirror;
+    vcam, the virtual camera to send to (None: the one for it, "none": none); on_failure, one of `FAILURES`: what is
+    sent while something is wrong; preview, a window.
     """
 
     background: str = "blur"
@@ -42,6 +47,12 @@ class Options:
     audio: bool = True
     overwrite: bool = False
     threads: int | None = None
+    size: str | None = None
+    fps: float | None = None
+    mirror: bool = False
+    vcam: str | None = None
+    on_failure: str = "card"
+    preview: bool = False
 
     def __post_init__(self) -> None:
         for name, value, known in (
@@ -49,6 +60,7 @@ class Options:
             ("--show", self.show, SHOWS),
             ("--codec", self.codec, (None, *CODECS)),
             ("--engine", self.engine, ENGINES),
+            ("--on-failure", self.on_failure, FAILURES),
         ):
             if value not in known:
                 raise UsageError(f"{name} {value!r} is not known: one of {', '.join(str(k) for k in known if k)}")
@@ -61,6 +73,7 @@ class Options:
             "lookahead": whole,
             "crf": (*whole, none),
             "threads": (*whole, none),
+            "fps": (*number, none),
         }
         for field, kind in kinds.items():
             if not isinstance(getattr(self, field), kind):
@@ -75,6 +88,10 @@ class Options:
         if not 0 <= self.lookahead <= 15:
             raise UsageError(f"--lookahead is from 0 to 15 frames, not {self.lookahead}")
         edge_of(self.edge)
+        if self.size is not None:
+            size_of(self.size)
+        if self.fps is not None and not 1 <= self.fps <= 240:
+            raise UsageError(f"--fps is from 1 to 240 pictures a second, not {self.fps:g}")
         if self.threads is not None and self.threads < 1:
             raise UsageError(f"--threads is at least 1, not {self.threads}")
 
@@ -94,6 +111,16 @@ def edge_of(text: str) -> dict[str, float]:
             known = ", ".join(f"{n}={a:g}..{b:g}" for n, (a, b) in limits.items())
             raise UsageError(f"--edge {part!r} is not understood: {known}, joined by commas")
     return found
+
+
+def size_of(text: str) -> tuple[int, int]:
+    """Width and height of `1280x720`. Raises UsageError."""
+    width, _, height = text.lower().partition("x")
+    if not (width.isascii() and width.isdigit() and height.isascii() and height.isdigit()):
+        raise UsageError(f"--size {text!r} is not understood: WIDTHxHEIGHT, e.g. 1280x720")
+    if not (16 <= int(width) <= 7680 and 16 <= int(height) <= 4320) or int(width) % 2 or int(height) % 2:
+        raise UsageError(f"--size {text!r}: width and height are even, from 16x16 to 7680x4320")
+    return int(width), int(height)
 
 
 def seconds(text: str) -> float:

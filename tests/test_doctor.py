@@ -1,0 +1,358 @@
+"""The doctor: each finding on made-up and on this system, the report's shape, the exit code. What needs a camera or a
+virtual camera is tested in the virtual machine of tests/camera_vm."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from rtbg import doctor, loopback, v4l2
+from rtbg import doctor_system as system
+from rtbg.cameras import Camera, list_cameras
+from rtbg.doctor import CAMERAS, ENGINE, LOOP, VIRTUAL, Finding, report, verdict
+from rtbg.doctor_system import NOTE, OK, PROBLEM, Answer
+from rtbg.v4l2 import Device, Format, FrameSize
+
+ROOT = Path(__file__).parent.parent
+linux = pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc and /sys")
+
+
+def tree(root: Path, files: dict[str, str | bytes]) -> Path:
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(text if isinstance(text, bytes) else text.encode())
+    return root
+
+
+# -- report --
+
+WELL = [
+    Finding(CAMERAS, OK, "Logi (/dev/video0)"),
+    Finding(VIRTUAL, OK, "rtbg"),
+    Finding(ENGINE, OK, "OpenVINO CPU"),
+    Finding(LOOP, OK, "fine"),
+]
+
+
+def without(area, text="none", fix=()):
+    return [f if f.area != area else Finding(area, PROBLEM, text, fix) for f in WELL]
+
+
+def test_the_report_is_aligned_and_80_columns_wide_but_for_commands():
+    long = "word " * 40
+    findings = [
+        Finding(CAMERAS, OK, long),
+        Finding(CAMERAS, NOTE, "another"),
+        Finding("kernel module", PROBLEM, long, ("sudo " + "x" * 120, "prose " * 30)),
+    ]
+    lines = report(findings).splitlines()
+    assert max(len(line) for line in lines if "$ " not in line) <= 80
+    assert [line for line in lines if "$ sudo" in line] == [" " * 24 + "$ sudo " + "x" * 120]
+    first = lines.index("") + 1
+    column = lines[first].index("word")
+    body = [line for line in lines[first:] if line.startswith(" " * column)]
+    assert len(body) > 8 and all(line[column] != " " or line[column + 2] != " " for line in body)
+    assert lines[first].startswith("cameras        OK       word")
+    assert any(line.split() == ["note", "another"] for line in lines), "an area is named once"
+
+
+def test_the_report_keeps_every_word():
+    text = "a-hyphenated /dev/video10 thing, " * 9
+    assert " ".join(text.split()) in " ".join(report([Finding("x", OK, text)]).split())
+
+
+@pytest.mark.parametrize(
+    ("findings", "words"),
+    [
+        (WELL, "All is well"),
+        (without(CAMERAS), "not possible: no working camera. Files work"),
+        (without(VIRTUAL), "not possible: no working virtual camera. Files work"),
+        (without(ENGINE), "Nothing works"),
+        (without(LOOP), "not possible: no working virtual camera."),
+        ([*WELL, Finding("codecs", PROBLEM, "no av1")], "with the problems named above"),
+        ([*WELL, Finding(CAMERAS, NOTE, "another one is unreadable")], "All is well"),
+    ],
+)
+def test_the_verdict(findings, words):
+    assert words in verdict(findings)
+
+
+# -- this system --
+
+
+def test_the_doctor_on_this_system():
+    """The whole of it, as the command line runs it."""
+    code = "import sys\nfrom rtbg.doctor import run_doctor\nsys.exit(run_doctor())"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=100)
+    assert "Traceback" not in done.stderr
+    for area in (CAMERAS, VIRTUAL, "display", "GPU", ENGINE, "codecs"):
+        assert any(line.startswith(area + " ") for line in done.stdout.splitlines()), area
+    if not list_cameras() and not loopback.loopbacks():
+        assert done.returncode == 1
+        told = " ".join(done.stdout.split())
+        assert "no working camera and no working virtual camera. Files work" in told
+        if sys.platform == "linux":
+            assert "sudo modprobe v4l2loopback" in done.stdout and "v4l2loopback is not" in told
+
+
+def test_the_engine_is_the_one_that_runs():
+    import engines
+
+    first, second = doctor.engine()
+    loaded = engines.load("balanced")
+    loaded.close()
+    assert first.area == ENGINE and first.state in (OK, NOTE)
+    assert loaded.device in first.text and "ms a matte" in first.text and "balanced" in first.text
+    assert "openvino 2" in second.text
+
+
+def test_an_engine_that_cannot_run_is_a_problem(tmp_path):
+    (finding,) = doctor.engine(str(tmp_path / "nothing.onnx"))
+    assert finding.state == PROBLEM and "nothing.onnx" in finding.text
+
+
+def test_every_codec_opens():
+    (finding,) = doctor.codecs()
+    assert finding.state == OK
+    assert finding.text.startswith("h264, hevc, av1, vp9, prores, ffv1 ")
+
+
+@linux
+def test_no_virtual_camera_is_a_problem():
+    if loopback.loopbacks():
+        pytest.skip("there is a virtual camera here")
+    assert [f.state for f in doctor.virtual_cameras()] == [PROBLEM]
+
+
+# -- cameras --
+
+
+def camera(name="Logi", *, error=0, formats=(), driver="uvcvideo", path="/dev/video77"):
+    return Camera(name, path, 77, "v4l2", driver, "usb-1", tuple(formats), error)
+
+
+MJPG = Format("MJPG", "Motion-JPEG", True, (FrameSize((1280, 720), (1280, 720), rates=(Fraction(30), Fraction(15))),))
+YUYV = Format("YUYV", "YUYV 4:2:2", False, (FrameSize((1280, 720), (1280, 720), rates=(Fraction(10),)),))
+
+
+@linux
+def test_a_camera_is_told_with_the_mode_it_is_asked_for():
+    (finding,) = doctor.cameras([camera(formats=(YUYV, MJPG))])
+    assert finding.state == OK
+    assert finding.text.startswith("Logi (/dev/video77): gives 1280x720 at 30 as mjpeg (of YUYV, MJPG;")
+
+
+@linux
+def test_no_camera_is_a_problem_and_one_that_works_is_enough():
+    denied = camera("Locked", error=13)
+    assert [f.state for f in doctor.cameras([])] == [PROBLEM]
+    assert [f.state for f in doctor.cameras([denied])] == [NOTE, PROBLEM]
+    assert "may not be opened" in doctor.cameras([denied])[0].text
+    assert [f.state for f in doctor.cameras([denied, camera(formats=(MJPG,))])] == [NOTE, OK]
+
+
+@linux
+def test_our_own_virtual_camera_is_no_camera():
+    assert [f.state for f in doctor.cameras([camera("rtbg", driver="v4l2 loopback")])] == [PROBLEM]
+
+
+# -- kernel module and Secure Boot --
+
+KERNEL = os.uname().release if hasattr(os, "uname") else ""
+PARAMETERS = "sys/module/v4l2loopback/parameters/"
+SECURE = "sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c"
+
+
+@linux
+def test_a_missing_module_is_a_problem_with_this_systems_commands(tmp_path):
+    root = tree(tmp_path, {"etc/os-release": "ID=arch\n"})
+    (finding,) = system.module(root)
+    assert finding.state == PROBLEM and "not installed" in finding.text
+    assert finding.fix[0] == "sudo pacman -S v4l2loopback-dkms linux-headers"
+
+
+@linux
+def test_an_unbuilt_module_is_told_apart(tmp_path):
+    root = tree(tmp_path, {"etc/os-release": "ID=debian\n", "usr/src/v4l2loopback-0.13/x": ""})
+    (finding,) = system.module(root)
+    assert "was not built for this kernel" in finding.text and "sudo dkms autoinstall" in finding.fix
+
+
+@linux
+def test_an_installed_module_is_only_to_be_loaded(tmp_path):
+    root = tree(tmp_path, {f"lib/modules/{KERNEL}/modules.dep": "extra/v4l2loopback.ko: a.ko\n"})
+    (finding,) = system.module(root)
+    assert "is not loaded" in finding.text and finding.fix[0].startswith("sudo modprobe v4l2loopback")
+
+
+@linux
+def test_a_loaded_module_tells_its_options(tmp_path):
+    files = {PARAMETERS + "exclusive_caps": "Y,Y,N,N,N\n", PARAMETERS + "video_nr": "10,11,-1,-1,-1\n"}
+    (finding,) = system.module(tree(tmp_path, {**files, "sys/module/v4l2loopback/version": "0.15.0\n"}))
+    assert finding.state == OK
+    assert finding.text == "v4l2loopback 0.15.0 is loaded: exclusive_caps Y,Y; video_nr 10,11"
+
+
+@linux
+def test_a_module_without_exclusive_caps_is_a_problem(tmp_path):
+    (finding,) = system.module(tree(tmp_path, {PARAMETERS + "exclusive_caps": "N,N,N\n"}))
+    assert finding.state == PROBLEM and "exclusive_caps N;" in finding.text
+    assert finding.fix[0] == loopback.UNLOAD and "exclusive_caps=1" in finding.fix[1]
+
+
+@linux
+def test_secure_boot_is_named_where_it_may_be_in_the_way(tmp_path):
+    on, off = b"\x06\0\0\0\x01", b"\x06\0\0\0\0"
+    root = tree(tmp_path, {SECURE: on, "var/lib/shim-signed/mok/MOK.der": b""})
+    assert [f.area for f in system.module(root)] == ["kernel module", "Secure Boot"]
+    assert system.secure_boot(root)[0].fix[0] == "sudo mokutil --import /var/lib/shim-signed/mok/MOK.der"
+    assert system.secure_boot(tree(tmp_path, {SECURE: off})) == []
+    assert system.secure_boot(tmp_path / "nothing") == []
+
+
+# -- permissions --
+
+
+@linux
+def test_permissions_of_a_user_who_may_not(tmp_path):
+    if os.geteuid() != 0:
+        pytest.skip("only root can become another user")
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        file = Path(folder) / "video0"
+        file.write_bytes(b"")
+        file.chmod(0o660)
+        device = Device(str(file), "Cam", "uvcvideo", "", True, False, 0)
+        (fine,) = system.permissions([device])
+        assert fine.state == OK
+        read, write = os.pipe()
+        child = os.fork()
+        if child == 0:  # no import is left to be done here
+            os.setgroups([])
+            os.setgid(65534)
+            os.setuid(65534)
+            (finding,) = system.permissions([device])
+            os.write(write, f"{finding.state}|{finding.text}|{'|'.join(finding.fix)}".encode())
+            os._exit(0)
+        os.close(write)
+        with os.fdopen(read) as pipe:
+            told = pipe.read()
+        os.waitpid(child, 0)
+    assert told.startswith(f"{PROBLEM}|{file} may not be opened by this user (group root)|sudo chgrp video {file} ")
+    assert told.endswith("|sudo usermod -aG video $USER")
+
+
+@linux
+def test_without_devices_there_is_nothing_to_permit():
+    assert system.permissions([]) == []
+
+
+# -- display, GPU --
+
+
+@linux
+def test_display(monkeypatch):
+    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    assert "--preview is not possible" in system.display()[0].text
+    monkeypatch.setenv("DISPLAY", ":7")
+    assert "DISPLAY=:7" in system.display()[0].text
+    monkeypatch.setenv("WAYLAND_DISPLAY", "wayland-0")
+    assert "WAYLAND_DISPLAY=wayland-0" in system.display()[0].text
+
+
+VERSION = "NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.14  Thu Feb 22 01:44:30 UTC 2024\nGCC version: 12\n"
+FAILS = "raise SystemExit('error 999')"
+
+
+@linux
+def test_gpu_of_many_systems(tmp_path):
+    loaded = tree(tmp_path / "a", {"proc/driver/nvidia/version": VERSION})
+    found = {"vendor": "0x10de\n", "class": "0x030000\n"}
+    bare = tree(tmp_path / "b", {f"sys/bus/pci/devices/0000:01:00.0/{n}": t for n, t in found.items()})
+    (finding,) = system.gpu(loaded, "print('NVIDIA H200, 139 GiB')")
+    assert (finding.state, finding.text) == (OK, "NVIDIA H200, 139 GiB; driver 550.54.14")
+    assert "550.54.14" in system.gpu(loaded, FAILS)[0].text and "error 999" in system.gpu(loaded, FAILS)[0].text
+    assert "without its driver" in system.gpu(bare, FAILS)[0].text
+    assert "no NVIDIA GPU" in system.gpu(tmp_path / "nothing", FAILS)[0].text
+
+
+@linux
+def test_a_driver_that_crashes_does_not_take_us_along(tmp_path):
+    root = tree(tmp_path, {"proc/driver/nvidia/version": VERSION})
+    (finding,) = system.gpu(root, "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)")
+    assert finding.state == NOTE and "crashed with signal 11" in finding.text
+
+
+def test_the_real_test_of_the_gpu_answers():
+    answer = system.ask(system._CUDA, 60)
+    assert answer.text if answer.ok else answer.reason
+    assert answer.ok or "Syntax" not in answer.reason
+
+
+def test_a_program_that_hangs_is_ended():
+    answer = system.ask("import time; time.sleep(600)", 1)
+    assert answer == Answer(False, "", "no answer within 1 s")
+
+
+# -- loop test --
+
+
+def clip(path: Path, color: tuple[int, int, int], size: tuple[int, int]) -> str:
+    """A video of one colour, lossless; the reader takes it as it takes a device."""
+    width, height = size
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("ffv1", rate=15)
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        parts = [
+            np.full(n, c, np.uint8)
+            for n, c in zip((1, 0.25, 0.25), color, strict=True)
+            for n in [int(n * width * height)]
+        ]
+        picture = np.concatenate(parts).reshape(height * 3 // 2, width)
+        for _ in range(8):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="yuv420p")))
+        container.mux(stream.encode(None))
+    return str(path)
+
+
+READER = doctor._READER.replace('format="v4l2"', "format=None")
+
+
+@pytest.mark.parametrize(
+    ("color", "size", "state"),
+    [
+        (doctor._LOOP_COLOR, doctor.SIZE, OK),
+        ((90, 190, 70), doctor.SIZE, PROBLEM),
+        ((94, 70, 190), doctor.SIZE, PROBLEM),
+        (doctor._LOOP_COLOR, (640, 480), PROBLEM),
+    ],
+)
+def test_what_comes_back_is_judged(tmp_path, color, size, state):
+    assert READER != doctor._READER
+    answer = system.ask(READER, 60, clip(tmp_path / "clip.mkv", color, size))
+    assert answer.ok, answer.reason
+    assert doctor._judge("rtbg", answer, "").state == state
+
+
+def test_a_reader_that_fails_is_a_problem(tmp_path):
+    answer = system.ask(READER, 60, str(tmp_path / "nothing.mkv"))
+    finding = doctor._judge("rtbg", answer, "")
+    assert finding.state == PROBLEM and "nothing could be read back" in finding.text and "\n" not in finding.text
+    assert doctor._judge("rtbg", answer, "the device is gone").text == "the device is gone"
+
+
+@linux
+def test_the_loop_test_without_a_device_is_a_problem_of_the_virtual_camera():
+    if loopback.loopbacks() or v4l2.devices():
+        pytest.skip("there are video devices here")
+    (finding,) = doctor.loop_test()
+    assert (finding.area, finding.state) == (VIRTUAL, PROBLEM)

@@ -1,0 +1,125 @@
+"""`rtbg --webcam` as a user runs it: a process of its own, with a clip that stands in for the camera."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rtbg.errors import UsageError
+from rtbg.options import Options, size_of
+from tests.media import make_video, read_video
+
+RTBG = [sys.executable, "-m", "rtbg"]
+BARE = {k: v for k, v in os.environ.items() if k not in ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER")}
+BEHIND = (0x20, 0x60, 0xC0)
+
+
+def rtbg(*args: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*RTBG, *map(str, args)], capture_output=True, text=True, timeout=100, env=BARE)
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_video(tmp_path_factory.mktemp("clip") / "clip.mp4", size=(320, 192), frames=25)
+
+
+def start(*args: object, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
+    """A live rtbg whose pictures flow: it has said what the camera is."""
+    process = subprocess.Popen([*RTBG, *map(str, args)], stderr=subprocess.PIPE, text=True, env=env or BARE)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "a file" in line:
+            return process
+    raise AssertionError(f"it ended with {process.wait()}")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_recording_ends_with_a_signal(clip: Path, tmp_path: Path, number: int) -> None:
+    process = start("--webcam", clip, "--vcam", "none", "-o", tmp_path / "rec.mkv", "--bg", "#2060c0")
+    time.sleep(2)
+    process.send_signal(signal.SIGHUP)  # reads the background again; ends nothing
+    time.sleep(0.5)
+    assert process.poll() is None
+    process.send_signal(number)
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == 0, said
+    assert re.search(r"\d+\.\d fps, latency p50 \d", said) and "CPU" in said, said
+    pictures, times = read_video(tmp_path / "rec.mkv")
+    assert len(pictures) > 5 and times[-1] - times[0] > 1 and all(b > a for a, b in itertools.pairwise(times))
+    shares = [np.mean(np.abs(p.astype(int) - BEHIND).max(axis=2) <= 6) for p in pictures]
+    assert min(shares) > 0.9, "nobody is in this clip: all of it is background, from the first picture on"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+def test_preview_without_a_virtual_camera(clip: Path, tmp_path: Path) -> None:
+    pytest.importorskip("pygame", reason="pygame-ce is not installed: pip install 'rtbg[preview]'")
+    env = BARE | {"SDL_VIDEODRIVER": "dummy"}
+    process = start("--webcam", clip, "--vcam", "none", "--preview", "--size", "160x96", "--mirror", env=env)
+    time.sleep(1)
+    assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == 0 and "fps" in said, said
+
+
+@pytest.mark.parametrize(
+    "args, code, words",
+    [
+        (["--webcam", "CLIP", "--vcam", "none"], 2, "nothing would be shown"),
+        (["--webcam", "CLIP", "--vcam", "none", "-o", "rec.png"], 2, "picture"),
+        (["--webcam", "CLIP", "--bg", "transparent"], 2, "green"),
+        (["--webcam", "CLIP", "--bg", "nowhere.jpg"], 1, "nowhere.jpg"),
+        (["--webcam", "CLIP", "--size", "12"], 2, "WIDTHxHEIGHT"),
+        (["--webcam", "CLIP", "--size", "321x181"], 2, "even"),
+        (["--webcam", "CLIP", "--fps", "0"], 2, "--fps"),
+        (["--webcam", "CLIP", "CLIP"], 2, "--webcam FILE"),
+        (["--webcam", "CLIP", "--start", "3"], 2, "--start"),
+        (["--webcam", "no such camera anywhere"], 1, "camera"),
+        (["CLIP", "--bg", "red", "--bg", "blue"], 2, "several backgrounds"),
+        (["CLIP", "--mirror"], 2, "--mirror is for --webcam"),
+        (["--webcam", "CLIP", "--vcam", "none", "--preview"], 1, "--preview"),
+    ],
+)
+def test_what_cannot_be_is_one_line(clip: Path, tmp_path: Path, args: list[str], code: int, words: str) -> None:
+    done = rtbg(*(clip if a == "CLIP" else tmp_path / a if a.startswith("rec.") else a for a in args))
+    lines = [line for line in done.stderr.splitlines() if line.strip() and "sound is not" not in line]
+    assert done.returncode == code and len(lines) == 1 and words in lines[0], done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_existing_recording_is_kept(clip: Path, tmp_path: Path) -> None:
+    (tmp_path / "rec.mp4").write_bytes(b"older")
+    done = rtbg("--webcam", clip, "--vcam", "none", "-o", tmp_path / "rec.mp4")
+    assert done.returncode == 1 and "-y" in done.stderr
+    assert (tmp_path / "rec.mp4").read_bytes() == b"older"
+
+
+@pytest.mark.skipif(bool(list(Path("/dev").glob("video*"))), reason="this machine has a video device")
+def test_without_any_device(clip: Path) -> None:
+    shown = rtbg("--list-cameras")
+    assert shown.returncode == 0 and "no camera" in shown.stdout
+    assert "no camera" in rtbg("--webcam").stderr
+    if sys.platform == "linux":
+        done = rtbg("--webcam", clip)
+        assert done.returncode == 1 and "modprobe" in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
+    examined = rtbg("--doctor")
+    assert examined.returncode == 1 and "OpenVINO" in examined.stdout
+
+
+def test_options_of_live_mode() -> None:
+    assert size_of("1280x720") == (1280, 720) == size_of("1280X720")
+    for wrong in ("", "720p", "1280x", "0x0", "1281x720", "-2x4", "99999x2"):
+        with pytest.raises(UsageError):
+            size_of(wrong)
+    with pytest.raises(UsageError):
+        Options(on_failure="show")
