@@ -14,13 +14,14 @@ import stat
 import sys
 import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import groupby
 from pathlib import Path
 
 from rtbg import v4l2
 from rtbg.errors import InputError, UsageError
+from rtbg.frame import BT709, FULL, LIMITED, SMPTE170M, Color
 
 OWN = "rtbg"  # the label of our own virtual camera
 # V4L2's formats that FFmpeg's input takes: its name for each, and the order in which they are preferred where the
@@ -79,11 +80,17 @@ class Mode:
     format: str = ""
 
 
-def list_cameras() -> list[Camera]:
-    """Every camera, in the order of `index`; those that may not be opened too. Never raises."""
+def list_cameras(*, formats: bool = True) -> list[Camera]:
+    """Every camera, in the order of `index`; those that may not be opened too. Never raises.
+    formats: whether they are asked for their formats, which is a hundred questions each."""
     api = _API.get(sys.platform)
     if api is None:
-        return [_of_device(d) for d in v4l2.devices() if d.can_capture or d.error]
+        cameras = [
+            Camera(d.name, d.path, d.index, "v4l2", d.driver, d.bus, error=d.error)
+            for d in v4l2.devices()
+            if d.can_capture or d.error
+        ]
+        return [with_formats(c) for c in cameras] if formats else cameras
     import av
 
     try:
@@ -103,8 +110,9 @@ def find_camera(spec: str = "", cameras: Sequence[Camera] | None = None) -> Came
     "": the first real one; where there is none, the only loopback that another program feeds. Our own virtual
     camera is only taken when it is named. Nodes of one device that share a name count as their first.
     cameras: None: `list_cameras()`. Raises InputError (there is none such) and UsageError (several are meant)."""
-    cameras = list_cameras() if cameras is None else cameras
     spec = spec.strip()
+    if cameras is None:
+        return with_formats(find_camera(spec, list_cameras(formats=not spec)))
     if not spec:
         return _first(cameras)
     if spec.startswith(("/", ".")) or _is_device(spec):
@@ -124,12 +132,24 @@ def find_camera(spec: str = "", cameras: Sequence[Camera] | None = None) -> Came
 
 def find_again(camera: Camera, cameras: Sequence[Camera] | None = None) -> Camera | None:
     """The same camera after it has gone, wherever it is now: by its name and bus, else by its name; None: not there."""
-    cameras = list_cameras() if cameras is None else cameras
+    if cameras is None:
+        found = find_again(camera, list_cameras(formats=False))
+        return None if found is None else with_formats(found)
     same = [c for c in cameras if c.name == camera.name]
     if camera.error:  # its name was a guess
         same = same or [c for c in cameras if c.path == camera.path]
     best = [c for c in same if c.bus == camera.bus] or same
     return next((c for c in best if c.path == camera.path), best[0] if best else None)
+
+
+def with_formats(camera: Camera) -> Camera:
+    """The camera with `formats`, or with the `error` of asking for them."""
+    if camera.api != "v4l2" or camera.error or camera.formats:
+        return camera
+    try:
+        return replace(camera, formats=tuple(v4l2.formats(camera.path)))
+    except OSError as exc:
+        return replace(camera, error=exc.errno or errno.EIO)
 
 
 def choose_mode(camera: Camera, size: tuple[int, int], rate: Fraction) -> Mode:
@@ -154,6 +174,13 @@ def choose_mode(camera: Camera, size: tuple[int, int], rate: Fraction) -> Mode:
     return min(modes, key=cost)[0]
 
 
+def raw_color(given: v4l2.PixelFormat) -> Color:
+    """Matrix and range of raw pictures: V4L2's own defaults where the driver leaves them open, BT.601 and limited."""
+    rec709, jpeg = given.colorspace == 3, given.colorspace == 7
+    matrix = BT709 if given.encoding == 2 or (given.encoding == 0 and rec709) else SMPTE170M
+    return Color(matrix, FULL if given.quantization == 1 or (given.quantization == 0 and jpeg) else LIMITED)
+
+
 def describe(cameras: Sequence[Camera]) -> str:
     """What `--list-cameras` prints: number, path and name of each, then its formats with their sizes and rates."""
     if not cameras:
@@ -165,14 +192,12 @@ def describe(cameras: Sequence[Camera]) -> str:
         lines.append(f"{camera.index}  {where}{camera.name}{note}")
         if camera.error:
             lines.append(f"     {why_not(camera, camera.error)}")
+        alike: dict[str, list[str]] = {}  # test devices have a hundred formats with the same sizes
         for form in camera.formats:
-            lines += textwrap.wrap(
-                "; ".join(_sizes(form)) or "sizes unknown",
-                100,
-                initial_indent=f"     {form.fourcc:5} ",
-                subsequent_indent=" " * 11,
-                break_on_hyphens=False,
-            )
+            alike.setdefault("; ".join(_sizes(form)) or "sizes unknown", []).append(form.fourcc)
+        for sizes, names in alike.items():
+            text = f"{', '.join(names)}: {sizes}"
+            lines += textwrap.wrap(text, 100, initial_indent=" " * 5, subsequent_indent=" " * 9, break_on_hyphens=False)
         if not camera.formats and not camera.error:
             lines.append("     its formats are known once it is open")
     return "\n".join(lines)
@@ -199,17 +224,6 @@ def why_not(camera: Camera, number: int) -> str:
         return f"{where} cannot be opened: close other programs that use it, or plug it out and in again"
     reason = os.strerror(number) if number < _FFMPEG else "what it sends is not understood"
     return f"{where} does not work ({reason}): plug it out and in again"
-
-
-def _of_device(device: v4l2.Device) -> Camera:
-    formats: list[v4l2.Format] = []
-    error = device.error
-    if not error:
-        try:
-            formats = v4l2.formats(device.path)
-        except OSError as exc:
-            error = exc.errno or errno.EIO
-    return Camera(device.name, device.path, device.index, "v4l2", device.driver, device.bus, tuple(formats), error)
 
 
 def _first(cameras: Sequence[Camera]) -> Camera:

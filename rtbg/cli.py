@@ -184,7 +184,7 @@ def _live(args: argparse.Namespace, options: Options) -> int:
     stop = Stop()
     control = Control(quit=stop.end)
     with _signals(stop, quiet=True, reload=control.reload):
-        run_webcam(
+        stats = run_webcam(
             args.webcam,
             args.backgrounds or [options.background],
             options,
@@ -194,7 +194,7 @@ def _live(args: argparse.Namespace, options: Options) -> int:
             verbose=args.verbose,
             quiet=args.quiet,
         )
-    return DONE
+    return FAILED if stats.lost else DONE
 
 
 class _Lines(logging.Handler):

@@ -124,6 +124,7 @@ class Outlet:
         self._last_at = 0.0
         self._shown: Frame | None = None  # the last picture of any kind that was sent
         self._covering = False  # from trouble until the next composite
+        self._covered_at = 0.0  # when that began
 
     def give(self, frame: Frame) -> None:
         """Hands over a finished picture; never waits. One that has ended takes none."""
@@ -161,8 +162,9 @@ class Outlet:
                 return
             if self._control.frozen:
                 continue
-            if time.monotonic() - frame.captured > self._cover.patience:
-                self.late += 1  # the cover is out already: it stays
+            # Too old, or taken before the cover went out: that stays until there is a picture from after the trouble.
+            if time.monotonic() - frame.captured > self._cover.patience or frame.captured < self._covered_at:
+                self.late += 1
                 continue
             self._send(frame)
             due = self._last_at + GAP * self._interval
@@ -174,7 +176,8 @@ class Outlet:
             picture = self._last or cover.card
             self._last_at = now  # it is shown now: at the end of the freeze it may stand in as if it were new
         else:
-            self._covering = self._covering or cover.troubled or now - self._last_at > cover.patience
+            if not self._covering and (cover.troubled or now - self._last_at > cover.patience):
+                self._covering, self._covered_at = True, now
             if self._last is not None and not self._covering:
                 picture, covered = self._last, False
             else:
@@ -197,7 +200,10 @@ class Outlet:
             self._send(frame)
 
     def _cover_once(self) -> None:
-        stale = self._last is not None and time.monotonic() - self._last_at > self._cover.patience
+        now = time.monotonic()
+        if self._control.frozen:
+            self._last_at = now
+        stale = self._last is not None and now - self._last_at > self._cover.patience
         if self._control.frozen or self._covering or not (stale or self._cover.troubled):
             return
         self._covering = True

@@ -181,7 +181,7 @@ class Composer:
         with self._timed("matting"):
             pairs = self._matting.push(frame)
         done = [self._composite(f, alpha, matte) for f, alpha in pairs]
-        if self._reuse and steady and len(pairs) == 1 and pairs[0][0] is frame:
+        if self._reuse and steady and len(pairs) == 1 and pairs[0][0].pts == frame.pts:
             self._gate.inferred()
             self._last = made_with, done[0]
         else:

@@ -119,6 +119,7 @@ def run_webcam(
                 status(stats)
 
             compositor = Compositor(show=options.show, foreground=Foreground(wrap=options.light_wrap))
+            stack.pop_all()  # all of it is the run's now
             stats = run_live(
                 source,
                 matting_factory(options, info),

@@ -12,7 +12,8 @@ import pytest
 from rtbg import cameras
 from rtbg.cameras import Camera, Mode, choose_mode, describe, find_again, find_camera
 from rtbg.errors import InputError, UsageError
-from rtbg.v4l2 import Format, FrameSize
+from rtbg.frame import BT709, FULL, LIMITED, SMPTE170M, Color
+from rtbg.v4l2 import Format, FrameSize, PixelFormat
 
 
 def sized(width: int, height: int, *rates: int) -> FrameSize:
@@ -139,12 +140,13 @@ def test_the_list_shows_everything() -> None:
     shut = replace(INTERNAL, error=errno.EBUSY, formats=())
     text = describe([C920, shut, OBS, OURS])
     assert "0  /dev/video0  HD Pro Webcam C920" in text
-    assert "YUYV  640x480 at 30, 15; 1280x720 at 10, 5; 1920x1080 at 5" in text
-    assert "MJPG  640x480 at 30; 1280x720 at 30, 15; 1920x1080 at 30" in text
+    assert "YUYV: 640x480 at 30, 15; 1280x720 at 10, 5; 1920x1080 at 5" in text
+    assert "MJPG: 640x480 at 30; 1280x720 at 30, 15; 1920x1080 at 30" in text
     assert "Integrated Camera (/dev/video2) is in use by another program" in text
     assert "OBS Virtual Camera  (virtual)" in text and "rtbg  (rtbg's own virtual camera)" in text
     free = Format("YU12", "", False, (FrameSize((16, 16), (1920, 1080), (8, 8), (Fraction(60), Fraction(1)), True),))
-    assert "YU12  16x16 to 1920x1080 at 1 to 60" in describe([replace(OBS, formats=(free,))])
+    assert "YU12: 16x16 to 1920x1080 at 1 to 60" in describe([replace(OBS, formats=(free,))])
+    assert "     YU12, NV12: 16x16 to" in describe([replace(OBS, formats=(free, replace(free, fourcc="NV12")))])
     many = Format("MJPG", "", True, tuple(sized(160 + 16 * k, 120, 30, 25 + k) for k in range(20)))
     assert max(map(len, describe([replace(C920, formats=(many,))]).splitlines())) <= 100
 
@@ -154,6 +156,23 @@ def test_the_list_shows_everything() -> None:
 def test_every_errno_is_one_line_with_advice(api: str, number: int) -> None:
     line = cameras.why_not(replace(C920, api=api), number)
     assert line.startswith("HD Pro Webcam C920") and ":" in line and "\n" not in line
+
+
+@pytest.mark.parametrize(
+    ("colorspace", "encoding", "quantization", "matrix", "given"),
+    [
+        (8, 0, 0, SMPTE170M, LIMITED),  # sRGB, all by default: nearly every webcam
+        (1, 0, 0, SMPTE170M, LIMITED),
+        (3, 0, 0, BT709, LIMITED),
+        (3, 1, 1, SMPTE170M, FULL),
+        (8, 2, 2, BT709, LIMITED),
+        (7, 0, 0, SMPTE170M, FULL),  # JPEG's
+        (7, 0, 2, SMPTE170M, LIMITED),
+    ],
+)
+def test_colour_of_raw_pictures(colorspace: int, encoding: int, quantization: int, matrix: int, given: int) -> None:
+    told = PixelFormat(640, 480, "YUYV", colorspace, 1280, 614400, encoding, quantization)
+    assert cameras.raw_color(told) == Color(matrix, given)
 
 
 def test_this_machine_can_be_asked() -> None:

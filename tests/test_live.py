@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -199,6 +200,28 @@ def test_what_is_shown_while_the_camera_is_gone(policy: str, luma: int | None) -
     assert all(f.pts in setup.camera.given for f in recorder.frames if f.planes[0][0, 0] >= 100)
 
 
+def test_no_flicker_between_trouble_and_the_next_picture() -> None:
+    """The camera is back, but its first picture is not finished: what covers stays. Nor does a picture that was under
+    way as the camera went come after the card."""
+    setup = Setup(rate=50, nominal=100, gone=range(15, 22), answer=lambda f, n: (time.sleep(0.25), ones())[1])
+    recorder = Recording()
+    outputs = [Output(setup.sink), Output(recorder, clocked=False, required=False)]
+    setup.run((lambda s: setup.camera.step > 60, setup.stop.end), outputs=outputs, patience=5.0)
+    assert np.all(np.diff([f.pts for f in recorder.frames]) > 0)
+    assert CARD in lumas(recorder)
+    fresh = [f.pts in setup.camera.given for f in setup.sink.frames]
+    shown = lumas(setup.sink)[fresh.index(True) : -1]
+    fresh = fresh[fresh.index(True) : -1]
+    after_card = [
+        now for now, new, before in zip(shown[1:], fresh[1:], shown, strict=False) if before == CARD and not new
+    ]
+    assert len(after_card) > 5
+    assert set(after_card) == {CARD}
+    after_trouble = [shown[k + 1] for k in range(len(shown) - 1) if shown[k] == CARD != shown[k + 1]]
+    assert len(after_trouble) == 1
+    assert after_trouble[0] >= 122, "the first one taken after it, or a later one"
+
+
 def test_a_wrong_policy_is_refused() -> None:
     setup = Setup()
     with pytest.raises(UsageError, match="card, freeze or black"):
@@ -210,7 +233,7 @@ def test_a_wrong_policy_is_refused() -> None:
 
 def test_freeze() -> None:
     """One picture for as long as it is frozen, also with the camera gone, and no flash of the card after it."""
-    setup = Setup(rate=50)
+    setup = Setup(rate=50, answer=lambda f, n: (time.sleep(0.06), ones())[1])
     marks: list[int] = []
 
     def mark() -> None:
@@ -220,14 +243,14 @@ def test_freeze() -> None:
         (after(10), lambda: setup.control.press("space")),
         (lambda s: True, mark),
         (lambda s: len(setup.sink.frames) > marks[0] + 20, setup.camera.hold.set),
-        (lambda s: len(setup.sink.frames) > marks[0] + 60, setup.camera.hold.clear),
+        (lambda s: len(setup.sink.frames) > marks[0] + 50, setup.camera.hold.clear),
         (lambda s: not s.trouble, mark),
         (lambda s: len(setup.sink.frames) > marks[1] + 10, lambda: setup.control.press(" ")),
-        (lambda s: s.frames_out > 30, setup.stop.end),
+        (lambda s: s.frames_out > 20, setup.stop.end),
     )
     shown = lumas(setup.sink)
     frozen = shown[marks[0] : marks[1]]
-    assert len(frozen) > 60
+    assert len(frozen) > 50
     assert len(set(frozen)) == 1
     assert frozen[0] >= 100
     assert CARD not in shown[marks[0] : -1]
@@ -240,20 +263,27 @@ def test_freeze_before_the_first_picture_is_the_card() -> None:
     assert set(lumas(setup.sink)) == {CARD}
 
 
+def since(setup: Setup, moment: float) -> list[int]:
+    """Lumas of the pictures taken after a moment, as they left; without those that the clock put in."""
+    return [int(f.planes[0][0, 0]) for f in setup.sink.frames if f.captured > moment and f.pts in setup.camera.given]
+
+
 def test_matte_view() -> None:
     """The matte is shown from the next picture on, and the composite again, though nothing moves."""
     setup = Setup(draw=lambda k: flat(120), rate=60)
-    marks: list[int] = []
+    toggles: list[float] = []
 
     def toggle() -> None:
         setup.control.press("m")
-        marks.append(len(setup.sink.frames))
+        toggles.append(time.monotonic())
 
-    setup.run(*[(after(k), toggle) for k in (20, 45, 70, 95)], (after(120), setup.stop.end))
-    shown = lumas(setup.sink)
-    assert set(shown) == {CARD, 120, 235}
-    waits = [shown[mark:].index((120, 235)[k % 2]) for k, mark in enumerate(marks, 1)]
-    assert np.median(waits) <= 6, f"of 27 pictures that could have been sent again: {waits}"
+    setup.run((after(15), toggle), (after(30), toggle), (after(45), toggle), (after(60), setup.stop.end))
+    assert set(lumas(setup.sink)) == {CARD, 120, 235}
+    first, second, third = (since(setup, t) for t in toggles)
+    assert set(first[: len(first) - len(second) - 1]) == {235}
+    assert set(second[: len(second) - len(third) - 1]) == {120}
+    assert set(third) == {235}
+    assert len(third) > 5
 
 
 def test_a_still_scene_is_sent_again_and_not_inferred() -> None:
@@ -278,19 +308,18 @@ def test_reuse_can_be_switched_off() -> None:
 def test_a_still_scene_never_keeps_an_old_background() -> None:
     """The step shows in the next picture, though nothing moved; the card follows too."""
     setup = Setup(draw=lambda k: flat(120), answer=zeros, rate=60)
-    marks: list[int] = []
+    steps: list[float] = []
 
     def step_on() -> None:
         setup.backdrop.step()
-        marks.append(len(setup.sink.frames))
+        steps.append(time.monotonic())
 
-    setup.run(*[(after(k), step_on) for k in (20, 45, 70, 95)], (after(120), setup.stop.end))
-    shown = lumas(setup.sink)
-    waits = [shown.index(BEHIND + 10 * k) - mark for k, mark in enumerate(marks, 1)]
-    assert np.median(waits) <= 6, f"of 27 pictures that could have been sent again: {waits}"
-    step = shown.index(BEHIND + 40)
-    assert set(shown[step:-1]) == {BEHIND + 40}, "never back"
-    assert shown[-1] == CARD + 4
+    setup.run((after(15), step_on), (after(38), step_on), (after(60), setup.stop.end))
+    first, second = (since(setup, t) for t in steps)
+    assert set(first[: len(first) - len(second) - 1]) == {BEHIND + 10}
+    assert set(second) == {BEHIND + 20}
+    assert len(second) > 5
+    assert lumas(setup.sink)[-1] == CARD + 2
 
 
 def test_a_background_that_moves_is_not_reused() -> None:
@@ -338,9 +367,9 @@ def test_the_only_output_that_fails_ends_the_run() -> None:
 def test_a_slow_recorder_holds_up_nobody() -> None:
     setup = Setup(rate=100, nominal=10)
     recorder = Recording(slow=0.05)
-    stats = setup.run((after(100), setup.stop.end), outputs=[Output(setup.sink), Output(recorder, clocked=False)])
+    stats = setup.run((after(80), setup.stop.end), outputs=[Output(setup.sink), Output(recorder, clocked=False)])
     assert stats.dropped <= 15
-    assert len(recorder.frames) < 80
+    assert len(recorder.frames) < 60
     assert recorder.closed
 
 
@@ -367,71 +396,82 @@ def test_a_recording_is_a_real_file(tmp_path: Path) -> None:
     assert abs(int(frames[-1].to_ndarray(format="gray")[10, 10]) - 16) < 8, "the card, luma 30, in full range"
 
 
-@pytest.mark.parametrize("moment", ["loading", "no camera", "running", "trouble", "hang", "covered"])
-@pytest.mark.parametrize("how", ["end", "abort", "source"])
-def test_every_end_joins_and_closes_everything(moment: str, how: str) -> None:
-    """The source's own end included; a hung engine holds up nothing for long."""
-    release = threading.Event()
-    faults = {
-        "trouble": lambda f, n: FAULTS["bug"](),
-        "hang": lambda f, n: ones() if n < 5 else hang(release, 20),
-        "covered": lambda f, n: FAULTS["NaN"](),
-    }
-    setup = Setup(rate=100, answer=faults.get(moment, ones))
-    loaded = threading.Event()
+class Ending:
+    """A run that ends at some moment, in some way."""
 
-    def slowly() -> Matting:
-        if moment == "loading":
-            loaded.wait(10)
-        return setup.opener()
+    def __init__(self, moment: str, how: str) -> None:
+        self.moment, self.how = moment, how
+        self.release, self.loaded = threading.Event(), threading.Event()
+        faults = {
+            "trouble": lambda f, n: FAULTS["bug"](),
+            "hang": lambda f, n: ones() if n < 5 else hang(self.release, 20),
+            "covered": lambda f, n: FAULTS["NaN"](),
+        }
+        self.setup = Setup(rate=100, answer=faults.get(moment, ones))
+        if moment == "no camera":
+            self.setup.camera.hold.set()
+        self.recorder = Recording()
+        self.took = 0.0
 
-    if moment == "no camera":
-        setup.camera.hold.set()
+    def open(self) -> Matting:
+        if self.moment == "loading":
+            self.loaded.wait(10)
+        return self.setup.opener()
 
-    def end() -> None:
-        if how == "end":
-            setup.stop.end()
-        elif how == "abort":
-            setup.stop.abort()
-        else:
-            setup.camera.count = 0
-            setup.camera.hold.clear()
-        threading.Timer(0.3, loaded.set).start()
-
-    recorder = Recording()
-    outputs = [Output(setup.sink), Output(recorder, clocked=False, required=False)]
-    began = [0.0]
-
-    def reached(stats: Stats) -> bool:
-        if moment in ("trouble", "hang", "covered", "no camera") and not stats.trouble:
+    def reached(self, stats: Stats) -> bool:
+        if self.moment in ("trouble", "hang", "covered", "no camera") and not stats.trouble:
             return False
-        began[0] = time.monotonic()
-        return stats.frames_out > 10 if moment == "running" else stats.filled > 3
+        return stats.frames_out > 10 if self.moment == "running" else stats.filled > 3
 
-    try:
+    def end(self) -> None:
+        self.took = time.monotonic()
+        if self.how == "source":
+            self.setup.camera.count = 0
+            self.setup.camera.hold.clear()
+        else:
+            getattr(self.setup.stop, self.how)()
+        threading.Timer(0.3, self.loaded.set).start()
+
+    def run(self) -> None:
+        outputs = [Output(self.setup.sink), Output(self.recorder, clocked=False, required=False)]
+        try:
+            self.setup.run((self.reached, self.end), outputs=outputs, opener=self.open, patience=0.2)
+        finally:
+            self.took = time.monotonic() - self.took
+
+
+@pytest.mark.parametrize("how", ["end", "abort", "source"])
+def test_every_end_joins_and_closes_everything(how: str) -> None:
+    """At every moment; a hung engine holds up nothing for long, and is closed should it come back."""
+    endings = [Ending(moment, how) for moment in ("loading", "no camera", "running", "trouble", "hang", "covered")]
+    with ThreadPoolExecutor(len(endings), thread_name_prefix="runs") as pool:
+        results = [pool.submit(ending.run) for ending in endings]
+    left = [t.name for t in threading.enumerate() if t.name.startswith("rtbg-")]
+    for ending, result in zip(endings, results, strict=True):
+        ending.release.set()
         if how == "abort":
             with pytest.raises(Aborted):
-                setup.run((reached, end), outputs=outputs, opener=slowly, patience=0.2)
-            assert recorder.cancelled
+                result.result()
+            assert ending.recorder.cancelled
         else:
-            setup.run((reached, end), outputs=outputs, opener=slowly, patience=0.2)
-            assert setup.sink.closed
-            assert recorder.closed
-        assert time.monotonic() - began[0] < 6
-        assert lumas(setup.sink)[-1] == CARD
-        assert setup.camera.closed
-        assert setup.backdrop.closed
-        left = [t.name for t in threading.enumerate() if t.name.startswith("rtbg-")]
-        assert left == (["rtbg-matting"] if moment == "hang" else [])
-    finally:
-        release.set()
+            result.result()
+            assert ending.setup.sink.closed
+            assert ending.recorder.closed
+        assert ending.took < 6, ending.moment
+        assert lumas(ending.setup.sink)[-1] == CARD
+        assert ending.setup.camera.closed
+        assert ending.setup.backdrop.closed
+    assert left == ["rtbg-matting"], "the one that hangs"
+    engines = [e for ending in endings for e in ending.setup.opener.engines]
     deadline = time.monotonic() + 5
-    while not all(e.closed for e in setup.opener.engines) and time.monotonic() < deadline:
+    while not all(e.closed for e in engines) and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert all(e.closed for e in setup.opener.engines), "also by a thread that was left behind"
+    assert all(e.closed for e in engines)
+    assert len(engines) >= len(endings)
 
 
-def test_a_hang_is_told_and_its_late_answer_never_leaves() -> None:
+@pytest.mark.parametrize("policy", ["card", "freeze"])
+def test_a_hang_is_told_and_its_late_answer_never_leaves(policy: str) -> None:
     """After it, the composite comes back by itself."""
     release = threading.Event()
     setup, recorder = Setup(rate=50, answer=lambda f, n: hang(release, 20) if n == 20 else ones()), Recording()
@@ -440,6 +480,7 @@ def test_a_hang_is_told_and_its_late_answer_never_leaves() -> None:
         (lambda s: s.covered > 10, release.set),
         (lambda s: not s.trouble and s.frames_out > 40, setup.stop.end),
         outputs=[Output(setup.sink), Output(recorder, clocked=False, required=False)],
+        on_failure=policy,
         patience=0.2,
     )
     for sink in (setup.sink, recorder):

@@ -1,7 +1,7 @@
 """A webcam as a live source, by FFmpeg's V4L2, DirectShow and AVFoundation inputs through PyAV.
 
-Chosen over OpenCV's capture: a JPEG becomes planes at once (OpenCV's decoder gives BGR: the same CPU for the
-decoding and two more conversions), the raw formats stay raw without a second path of our own, errors come as errno,
+Chosen over OpenCV's capture: a JPEG becomes planes at once (OpenCV's decoder gives BGR, about as cheap
+but with chroma averaged twice), the raw formats stay raw without a second path of our own, errors come as errno,
 and the kernel's time of each picture is there. Its numbers are in `rtbg.sources.i420`.
 
     capture thread                                          reader
@@ -31,9 +31,9 @@ from av.container import InputContainer
 from av.video.stream import VideoStream
 
 from rtbg import v4l2
-from rtbg.cameras import Camera, Mode, choose_mode, find_again, why_not
+from rtbg.cameras import Camera, Mode, choose_mode, find_again, raw_color, why_not
 from rtbg.errors import NoPicture
-from rtbg.frame import BT709, FULL, LIMITED, SMPTE170M, Array, Color, Frame, StreamInfo
+from rtbg.frame import LIMITED, SMPTE170M, Array, Color, Frame, StreamInfo
 from rtbg.sources.i420 import I420, WORKING, even
 
 _log = logging.getLogger("rtbg")
@@ -145,7 +145,10 @@ class WebcamSource:
             trouble = self._silent()
             if since > _FIRST:
                 self._wake()
-        raise NoPicture(trouble or f"{self._camera.name} has not sent a picture yet: it is starting")
+        if not trouble:
+            started = self._pts >= 0
+            trouble = self._silent() if started else f"{self._camera.name} has not sent a picture yet: it is starting"
+        raise NoPicture(trouble)
 
     def close(self) -> None:
         """Ends the stream and frees the camera; within two seconds, even when its driver does not answer."""
@@ -385,11 +388,8 @@ def _descriptor(path: str) -> int | None:
 
 
 def _color(fd: int) -> Color:
-    """Matrix and range of raw pictures by what the driver says of them; BT.601 and limited where it does not."""
+    """Matrix and range of raw pictures by what the driver says of them."""
     try:
-        set_to = v4l2.get_format(fd, output=False)
+        return raw_color(v4l2.get_format(fd, output=False))
     except OSError:
         return Color(SMPTE170M, LIMITED)
-    rec709, jpeg = set_to.colorspace == 3, set_to.colorspace == 7
-    matrix = BT709 if set_to.encoding == 2 or (set_to.encoding == 0 and rec709) else SMPTE170M
-    return Color(matrix, FULL if set_to.quantization == 1 or (set_to.quantization == 0 and jpeg) else LIMITED)
