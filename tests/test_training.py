@@ -83,7 +83,7 @@ def test_train_resume_export(data: Path, tmp_path: Path) -> None:
     assert card["parameters"] == sum(p.numel() for p in UNet().parameters())
     best = json.loads((out / "best.json").read_text())["figures"]
     assert card["metrics"]["iou_sup"] == pytest.approx(best["iou_sup"], abs=0.02), "the graph scores as the network did"
-    assert "Reproduce" in (models / "tiny.md").read_text()
+    assert "--model unet --epochs 2" in (models / "tiny.md").read_text()
 
     import engines
     from training.train import load_checkpoint

