@@ -40,7 +40,7 @@ from training.sheets import draw_curve, draw_sheet
 
 # Input sizes, (width, height): landscape 16:9 and 4:3, square, portrait 3:4 and 9:16.
 SIZES = ((320, 192), (288, 224), (256, 256), (224, 288), (192, 320))
-SMALL = ((192, 112), (160, 128), (144, 144), (128, 160), (112, 192))
+SMALL = ((208, 112), (176, 128), (144, 144), (128, 176), (112, 208))
 LARGE = ((512, 288), (448, 352), (384, 384), (352, 448), (288, 512))
 HOURS = 1.25  # of a run of which nothing else is said, on one CPU core
 # (share of the run at which the stage begins, scale of the sizes): most of what is learnt is learnt cheaply small.
