@@ -118,6 +118,12 @@ def halo(composite: Array, truth: Array, where: Array) -> float:
     return float(np.abs(composite[where].astype(np.float32) - truth[where]).mean())
 
 
+def around(true: Array, width: int) -> Array:
+    """bool (H, W): the ring of that many pixels outside a person's matte."""
+    near = cv2.dilate((true > 0.02).astype(np.uint8), np.ones((2 * width + 1, 2 * width + 1), np.uint8))
+    return np.asarray((near > 0) & (true <= 0.02))
+
+
 def soft_edge(true: Array, low: float = 0.02, high: float = 0.98) -> Array:
     """bool (H, W): where a matte is neither background nor person."""
     return np.asarray((true > low) & (true < high))

@@ -13,6 +13,11 @@ the same raw mattes of the network. Figures are means over the pictures of a sce
   person's true colours under the same matte: what is left of the old room. rim: the same against the true matte and
   colours, in the true soft edge. Both over new backgrounds of one colour, in codes. The last line has the halo under
   the true matte, plain and with the colours estimated.
+
+A table of its own for the blurred background, outside the person (in the truth and in the matte), against the blurred
+room without anybody in it, in codes: bleed: mean colour error within 48 pixels of the person; rim: how much darker or
+brighter it is within 12 pixels, in luma; brightness: the same for all of it. The first row is a blur of the same
+radius of the whole picture.
 """
 
 from __future__ import annotations
@@ -31,11 +36,12 @@ from benchmarks import metrics
 from benchmarks.machine import describe
 from benchmarks.scenes import Picture, animated, real
 from engines import Engine, load, nearest_size
+from rtbg.backgrounds.blur import BlurBackground
 from rtbg.color import planes_to_rgb, rgb_to_planes, small_rgb
 from rtbg.composite import composite
 from rtbg.foreground import Foreground
-from rtbg.frame import Array
-from rtbg.islands import Islands
+from rtbg.frame import Array, StreamInfo
+from rtbg.islands import Islands, without_haze
 from rtbg.smoothing import TwoSided
 from rtbg.upsampling import Upsampler
 
@@ -44,6 +50,8 @@ COLUMNS = ("mad", "mse", "grad", "conn", "dtssd", "f", "flicker", "trail", "halo
 BACKGROUNDS = ((0, 200, 60), (240, 240, 240), (15, 15, 25))
 EVERY = 6  # the slow figures are taken of every so many pictures
 LOOKAHEAD = 3
+BLURS = ("of the whole picture", "without the person")
+BLUR_COLUMNS = ("bleed", "rim", "brightness")
 Done = tuple[Picture, Array, tuple[Array, ...]]  # the matte (uint8) and the planes that are composited with it
 
 
@@ -78,7 +86,7 @@ class Chain:
 
     def _finish(self, picture: Picture, matte: Array) -> Done:
         if self._islands is not None:
-            matte = self._islands.push(matte, picture.frame.seconds)
+            matte = without_haze(self._islands.push(matte, picture.frame.seconds))
         planes = picture.frame.planes
         alpha = self._upsample(matte, planes, picture.frame.seconds)
         return picture, alpha, self._foreground(planes, alpha) if self._foreground is not None else planes
@@ -149,16 +157,40 @@ def under_truth(picture: Picture, rgb: tuple[int, int, int]) -> tuple[float, flo
     return found[0], found[1]
 
 
+def behind_blur(picture: Picture, alpha: Array) -> list[tuple[float, ...]]:
+    """BLUR_COLUMNS for each of BLURS, with this matte."""
+    assert picture.room is not None
+    frame = picture.frame
+    info = StreamInfo(frame.width, frame.height, frame.time_base, 1 / frame.time_base, frame.color)
+    room = rgb_to_planes(picture.room, frame.color, height=frame.height, bits=8, chroma=frame.chroma)
+    nobody = np.zeros_like(alpha)
+
+    def seen(planes: tuple[Array, ...], without: Array) -> tuple[Array, Array]:
+        blurred = BlurBackground(0.5, info).at(frame.with_planes(planes), without)
+        return planes_to_rgb(blurred, frame.color).astype(np.float32), blurred[0].astype(np.float32)
+
+    outside = (picture.alpha <= 0.02) & (alpha <= 5)
+    near, rim = (outside & metrics.around(picture.alpha, width) for width in (48, 12))
+    true, true_luma = seen(room, nobody)
+    rows = []
+    for without in (nobody, alpha):
+        rgb, luma = seen(frame.planes, without)
+        lighter = [abs(float((luma - true_luma)[w].mean())) if w.any() else math.nan for w in (rim, outside)]
+        rows.append((metrics.halo(rgb, true, near), *lighter))
+    return rows
+
+
 class Scores:
     """Figures of one row in one scene."""
 
     def __init__(self) -> None:
         self._found: dict[str, list[float]] = {}
+        self.blurs: list[list[tuple[float, ...]]] = []
         self._past: list[tuple[Array, Array]] = []  # (prediction, truth) of up to 3 pictures before
         self._count = 0
 
-    def add(self, picture: Picture, alpha: Array, planes: tuple[Array, ...]) -> None:
-        """One picture more."""
+    def add(self, picture: Picture, alpha: Array, planes: tuple[Array, ...], blur: bool = False) -> None:
+        """One picture more. blur: also `behind_blur`."""
         pred, true = alpha.astype(np.float32) / np.float32(255), picture.alpha
         inside = picture.where
 
@@ -181,6 +213,8 @@ class Scores:
             )
             if picture.person is not None:
                 self._colours(picture, alpha, planes)
+            if picture.room is not None and blur:
+                self.blurs.append(behind_blur(picture, alpha))
         self._past = [*self._past[-2:], (pred, true)]
         self._count += 1
 
@@ -219,8 +253,8 @@ def methods(session: Any, strength: float) -> dict[str, Method]:
 
 def run_scene(
     pictures: Iterator[Picture], engine: Engine, session: Any, strength: float
-) -> tuple[dict[str, dict[str, float]], list[tuple[float, float]]]:
-    """(figures of every row in one scene, `under_truth` of some of its pictures)."""
+) -> tuple[dict[str, dict[str, float]], list[tuple[float, float]], list[list[tuple[float, ...]]]]:
+    """(figures of every row in one scene, `under_truth` and `behind_blur` of some of its pictures)."""
     network, rows = Network(engine), methods(session, strength)
     scores, exact = {name: Scores() for name in rows}, []
     for k, picture in enumerate(pictures):
@@ -229,11 +263,11 @@ def run_scene(
         raw, grey = network(picture)
         for name, method in rows.items():
             for done in method.push(picture, raw, grey):
-                scores[name].add(*done)
+                scores[name].add(*done, blur=name == ROWS[3])
     for name, method in rows.items():
         for done in method.flush():
             scores[name].add(*done)
-    return {name: s.means() for name, s in scores.items()}, exact
+    return {name: s.means() for name, s in scores.items()}, exact, scores[ROWS[3]].blurs
 
 
 def average(scenes: list[dict[str, dict[str, float]]]) -> dict[str, dict[str, float]]:
@@ -270,11 +304,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
     engine = load(args.model, threads=1)
     scenes, count, clip = ((3, 5, 9), 44, 12) if args.quick else (range(10), 72, 90)
-    made, exact = [], []
+    made, exact, blurs = [], [], []
     for k in scenes:
-        figures, pairs = run_scene(animated(args.data, k, count), engine, session, args.smoothing)
+        figures, pairs, blurred = run_scene(animated(args.data, k, count), engine, session, args.smoothing)
         made.append(figures)
         exact += pairs
+        blurs += blurred
         print(f"  scene {k}: " + ", ".join(f"{r} MAD {f['mad']:.1f}" for r, f in made[-1].items()), flush=True)
     clips = sorted(p.name for p in (args.data / "video" / "val").iterdir() if p.is_dir())
     filmed = [run_scene(real(args.data, name, clip), engine, session, args.smoothing)[0] for name in clips]
@@ -282,6 +317,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     animation, film = average(made), average(filmed)
     print(table("animated cut-outs, 720p", animation))
     print(table("real clips, in the margin", film))
+    blur = dict(zip(BLURS, np.nanmean(blurs, axis=0).round(3).tolist(), strict=True))
+    print(f"{'blurred background':<28}" + "".join(f"{c:>11}" for c in BLUR_COLUMNS))
+    for name, values in blur.items():
+        print(f"{name:<28}" + "".join(f"{v:11.3f}" for v in values))
     ours, peer, plain = animation["+ foreground"], animation["MediaPipe"], animation["+ guided"]
     ratios = {name: round(ours[name] / peer[name], 3) for name in ("mad", "mse", "dtssd", "flicker", "trail")}
     ratios["halo_of_plain"] = round(ours["halo"] / plain["halo"], 3)
@@ -290,7 +329,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     print("halo under the true matte: " + ", ".join(f"{k} {v}" for k, v in truth.items()))
     result = {"benchmark": "quality_video", "machine": describe(), "engine": engine.device, "model": args.model,
               "quick": args.quick, "animated": animation, "real": film, "ratios": ratios,
-              "halo_under_truth": truth}  # fmt: skip
+              "halo_under_truth": truth, "blur": {"columns": BLUR_COLUMNS, **blur}}  # fmt: skip
     print(json.dumps(result))
 
 

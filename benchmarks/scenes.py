@@ -35,8 +35,9 @@ class Picture:
     """One picture of a scene.
 
     frame: what the camera gives. alpha: float32 (H, W), the truth. person: uint8 RGB (H, W, 3), the true colours
-    of the person, defined everywhere near it (None for real clips). part: "still", "smooth", "fast" or "shake";
-    real clips: "real". where: bool (H, W), where the truth counts (None: everywhere).
+    of the person, defined everywhere near it; room: uint8 RGB, what is behind (both None for real clips). part:
+    "still", "smooth", "fast" or "shake"; real clips: "real". where: bool (H, W), where the truth counts (None:
+    everywhere).
     """
 
     frame: Frame
@@ -44,6 +45,7 @@ class Picture:
     person: Array | None
     part: str
     where: Array | None = None
+    room: Array | None = None
 
 
 def cut_out(image: Path, mask: Path) -> tuple[Array, Array]:
@@ -71,7 +73,7 @@ def animated(data: Path, index: int, pictures: int, size: tuple[int, int] = SIZE
     rooms = sorted((data / "backgrounds").glob("*.webp"))
     rng = np.random.default_rng(1000 + index)
     person, alpha = cut_out(images[index], masks[index])
-    room = _read(rooms[int(rng.integers(len(rooms)))]).astype(np.float32)
+    still = _read(rooms[int(rng.integers(len(rooms)))]).astype(np.float32)
     moves = list(_moves(rng, pictures))
     codec, truths = _Codec(size), []
     for part, (x, y, turn, zoom), (bx, by, bzoom) in moves:
@@ -79,13 +81,14 @@ def animated(data: Path, index: int, pictures: int, size: tuple[int, int] = SIZE
         a = cv2.warpAffine(alpha, pose, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
         np.clip(a, 0, 1, out=a)
         colours = cv2.warpAffine(person, pose, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-        behind = _behind(room, size, bx, by, bzoom)
+        behind = _behind(still, size, bx, by, bzoom)
         rgb = behind + (colours - behind) * a[..., None]
         rgb += rng.standard_normal(rgb.shape, np.float32) * np.float32(NOISE)
-        truths.append((a, np.clip(np.rint(colours), 0, 255).astype(np.uint8), part))
+        own, back = (np.clip(np.rint(c), 0, 255).astype(np.uint8) for c in (colours, behind))
+        truths.append((a, own, back, part))
         codec.write(np.clip(np.rint(rgb), 0, 255).astype(np.uint8))
-    for frame, (a, colours, part) in zip(codec.read(), truths, strict=True):
-        yield Picture(frame, a, colours, part)
+    for frame, (a, own, back, part) in zip(codec.read(), truths, strict=True):
+        yield Picture(frame, a, own, part, room=back)
 
 
 def real(data: Path, name: str, pictures: int, margin: float = 0.08) -> Iterator[Picture]:

@@ -81,7 +81,14 @@ class Compositor:
         return (luma, 255), (chroma, 255), (chroma, 255)
 
     def _blend(self, front: Array, behind: Array, weights: Array, total: int, out: Array) -> None:
-        """out = (front * weights + behind * (total - weights)) / total, each product rounded to nearest."""
+        """out = (front * weights + behind * (total - weights)) / total, to nearest; with 8 bits each product is."""
+        if front.dtype == np.uint16:  # of 10 bits: the difference fits 16, and one product does for two
+            way = self._like("part", front, np.int16)
+            back, made = behind.view(np.int16), out.view(np.int16)
+            cv2.subtract(front.view(np.int16), back, way)
+            cv2.multiply(way, weights.view(np.int16), way, 1 / total)
+            np.add(back, way, out=made)
+            return
         rest = self._like("rest", weights)
         np.subtract(weights.dtype.type(total), weights, out=rest)
         part = self._like("part", front)

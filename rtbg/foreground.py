@@ -3,43 +3,50 @@
 A fast estimate in the manner of Forte 2021 ("Approximate Fast Foreground Colour Estimation", blur fusion): colours of
 person and background are means around each cell of a coarse grid, weighted by how surely it is the one or the other;
 at full size the person's colour is that mean, corrected by what the picture says more than the two means explain.
-All on planes of YUV, only where 0 < alpha < 255. Used by `rtbg.composite`.
+All on planes of YUV, only where 0 < alpha < 255. Used by `rtbg.composite`, and by `rtbg.matting` where an edge is made
+to grow.
 
-Memory bound: about twenty float32 arrays of the grid's size (about 60,000 cells), one tile, the planes given out.
+Memory bound: about forty float32 arrays of the grid's size (about 60,000 cells), one tile, the planes given out.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import cv2
 import numpy as np
 
 from rtbg.frame import Array
-from rtbg.grid import Grid, Tile, ramp
+from rtbg.grid import Grid, Patch, Scratch, ramp
 
 # Cells on the longer side of the grid.
 CELLS = 240
-# Half-widths of the windows of the first and the second pass, as fractions of the longer side.
-FAR, NEAR = 1 / 30, 1 / 160
+# Sides of the windows of the means, in cells. Each counts FAINT of the one before, so what is near rules where it says
+# anything at all; where none of them does, the mean of the whole picture is taken.
+NEAR, FAR = 3, 17
+FAINT = 0.1
 # Mean alpha from which a cell counts as surely the person's, and below which not at all; the background's likewise.
 UNSURE, SURE = 0.8, 1.0
+# How much a cell counts by its mean alpha alone.
+HARDLY = 1e-6
 # Half-width of the light wrap's reach, as a fraction of the longer side.
 WRAP = 1 / 64
 
-# By alpha a: how much of the way from the picture to the person's mean is gone, and how much of the distance between
-# the two means is added; see `_correct`. 0 at both ends.
-_A = np.arange(256, dtype=np.float32) / np.float32(255)
-_TO_MEAN = np.where(_A > 0, 1 - _A, 0).astype(np.float32)
-_APART = (_A * (1 - _A)).astype(np.float32)
+# By alpha: how much of the way from the picture to the cells' colour is gone. 0 where there is no person.
+_WAY = np.linspace(1, 0, 256, dtype=np.float32)
+_WAY[0] = 0
+_SHARE = np.linspace(0, 1, 256, dtype=np.float32)
 
 
 class Foreground:
-    """Estimates the person's colours. Keeps nothing from one picture to the next. One thread at a time."""
+    """Estimates the person's colours. Keeps nothing of one picture for the next. One thread at a time."""
 
     def __init__(self, *, wrap: float = 0.0) -> None:
         """wrap: 0 to 1, how much of the new background's light spills onto the person's edge. Raises ValueError."""
         if not 0 <= wrap <= 1:
             raise ValueError(f"light wrap is from 0 to 1, not {wrap}")
         self.wrap = wrap
+        self._scratch = Scratch()
 
     def __call__(
         self, planes: tuple[Array, ...], alpha: Array, background: tuple[Array, ...] | None = None
@@ -51,90 +58,158 @@ class Foreground:
         planes: uint8, or uint16 of 10 bits; any chroma format. alpha: uint8 (H, W). A fourth plane is left out.
         Where alpha is 0 the old room stays in the planes. Raises ValueError for another matte.
         """
-        luma, *chroma = planes[:3]
-        height, width = luma.shape
-        if alpha.shape != luma.shape or alpha.dtype != np.uint8:
-            raise ValueError(f"the matte is uint8 {luma.shape}, not {alpha.dtype} {alpha.shape}")
-        kx = 1 if chroma[0].shape[1] == width else 2
-        ky = 1 if chroma[0].shape[0] == height else 2
-        grid = Grid.over(width, height, CELLS, even=kx * ky > 1)
-        share = grid.means(alpha)
-        soft = cv2.inRange(share, 1, 254)  # a cell with less than half a code of softness is let go
+        cells = _Cells(planes, alpha)
+        soft = cv2.inRange(cells.share, 2, 253)  # less than that is not seen, and haze can cover much of a picture
         if not cv2.countNonZero(soft):
             return planes[:3]
-        cells = [np.asarray(m, np.float32) for m in (grid.means(luma), *(grid.chroma_means(p, kx, ky) for p in chroma))]
-        person, apart = colours(cells, np.multiply(share, np.float32(1 / 255), dtype=np.float32))
-        done = [p.copy() for p in planes[:3]]
-        for tile in grid.tiles(soft):
-            part = alpha[tile.pixels()]
-            ways = cv2.LUT(part, _TO_MEAN), cv2.LUT(part, _APART)
-            _correct(tile, 1, 1, ways, done[0], person[0], apart[0])
-            if kx * ky > 1:
-                h, w = (-(-n // k) for n, k in zip(part.shape, (ky, kx), strict=True))
-                part = cv2.resize(part, (w, h), interpolation=cv2.INTER_AREA)
-                ways = cv2.LUT(part, _TO_MEAN), cv2.LUT(part, _APART)
-            for k in (1, 2):
-                _correct(tile, kx, ky, ways, done[k], person[k], apart[k])
+        person, apart = cells.colours(soft, self._scratch)
+        # Forte's estimate is F = f + a (I - a f - (1 - a) b), with the means f of the person and b of the background:
+        # that is I + (1 - a) (f + a (f - b) - I). With the cell's mean alpha for the last a, a pixel costs one step.
+        share = np.multiply(cells.share, np.float32(1 / 255), dtype=np.float32)
+        towards = [cv2.add(f, cv2.multiply(d, share)) for f, d in zip(person, apart, strict=True)]
+        done = tuple(p.copy() for p in cells.planes)
+        for those, patch, (part,) in cells.patches(soft, alpha):
+            way = cv2.LUT(part, _WAY)
+            for k in those:
+                _move(patch, way, done[k], towards[k])
         if self.wrap and background is not None:
-            steps = (1, 1), (kx, ky), (kx, ky)
-            pairs = [(p, b, *k) for p, b, k in zip(done, background, steps, strict=False)]
-            self._spill(grid, share, pairs, person)
-        return tuple(done)
+            self._spill(cells, [(p, b) for p, b in zip(done, background, strict=False)], person)
+        return done
 
-    def _spill(self, grid: Grid, share: Array, pairs: list[tuple[Array, Array, int, int]], person: list[Array]) -> None:
+    def _spill(self, cells: _Cells, pairs: list[tuple[Array, Array]], person: list[Array]) -> None:
         """Light wrap, in place: the background's light, blurred, in place of the person's colour near the edge."""
+        grid = cells.grid
         side = 2 * max(1, round(max(grid.shape) * WRAP)) + 1
-        inside = np.multiply(share, np.float32(1 / 255), dtype=np.float32)
+        inside = np.multiply(cells.share, np.float32(1 / 255), dtype=np.float32)
         rim = cv2.multiply(cv2.blur(1 - inside, (side, side)), inside, scale=self.wrap)
         needed = (rim > np.float32(0.004)).view(np.uint8)
-        for (plane, behind, kx, ky), own in zip(pairs, person, strict=True):
+        for (plane, behind), own, (kx, ky) in zip(pairs, person, cells.steps, strict=True):
             light = grid.means(behind) if kx * ky == 1 else grid.chroma_means(behind, kx, ky)
             blurred = cv2.blur(np.asarray(light, np.float32), (side, side))
             gain = cv2.multiply(cv2.subtract(blurred, own), rim)
             for tile in grid.tiles(needed):
-                _add(plane[tile.pixels(kx, ky)], tile.enlarged(gain, kx, ky))
+                patch = tile.patch(kx, ky)
+                _add(plane[patch.pixels], patch.enlarged(gain))
 
 
-def colours(cells: list[Array], share: Array) -> tuple[list[Array], list[Array]]:
-    """(the person's mean colours, those less the background's), each a list of float32 like `cells`.
+def grown(planes: tuple[Array, ...], before: Array, after: Array) -> tuple[Array, ...]:
+    """Y, U, V as the camera would see a person who fills the matte `after` and not `before`: wherever that is more,
+    the person's colours are carried on outwards in place of the room's. Elsewhere the given ones, bit for bit.
+
+    planes: as for `Foreground`, only read; given back themselves where nothing has grown. before, after: uint8
+    (H, W). Raises ValueError for other mattes."""
+    cells = _Cells(planes, before)
+    if after.shape != before.shape or after.dtype != np.uint8:
+        raise ValueError(f"the matte is uint8 {before.shape}, not {after.dtype} {after.shape}")
+    more = cv2.subtract(after, before)
+    needed = cv2.inRange(cells.grid.means(cv2.inRange(more, 1, 255)), 1, 255)
+    if not cv2.countNonZero(needed):
+        return planes[:3]
+    person, apart = cells.colours(needed, Scratch())
+    done = tuple(p.copy() for p in cells.planes)
+    # A picture I of colours F and B mixed by a, I = a F + (1 - a) B, becomes one mixed by a' when (a' - a) (F - B) is
+    # added. With Forte's estimate of F (see above) that is (a' - a) (f + a (f - b) - I).
+    for those, patch, (part, own) in cells.patches(needed, more, before):
+        way = cv2.LUT(part, _SHARE)
+        both = cv2.multiply(way, cv2.LUT(own, _SHARE))
+        for k in those:
+            _move(patch, way, done[k], person[k])
+            _add(done[k][patch.pixels], cv2.multiply(patch.enlarged(apart[k]), both))
+    return done
+
+
+class _Cells:
+    """A picture and its matte on the coarse grid."""
+
+    def __init__(self, planes: tuple[Array, ...], alpha: Array) -> None:
+        luma, *chroma = planes[:3]
+        height, width = luma.shape
+        if alpha.shape != luma.shape or alpha.dtype != np.uint8:
+            raise ValueError(f"the matte is uint8 {luma.shape}, not {alpha.dtype} {alpha.shape}")
+        step = 1 if chroma[0].shape[1] == width else 2, 1 if chroma[0].shape[0] == height else 2
+        self.planes = planes[:3]
+        self.steps = (1, 1), step, step
+        self.grid = Grid.over(width, height, CELLS, even=step != (1, 1))
+        self.share = self.grid.means(alpha)  # uint8, mean alpha
+
+    def colours(self, needed: Array, scratch: Scratch) -> tuple[list[Array], list[Array]]:
+        """(the person's mean colours, those less the background's), float32 Y, U and V of each cell; zeros far from
+        the cells that are needed."""
+        x, y, w, h = cv2.boundingRect(needed)
+        box = np.s_[max(0, y - FAR) : y + h + FAR, max(0, x - FAR) : x + w + FAR]
+        luma, *chroma = self.planes
+        means = [self.grid.means(luma), *(self.grid.chroma_means(p, *self.steps[1]) for p in chroma)]
+        share = np.multiply(self.share[box], np.float32(1 / 255), dtype=np.float32)
+        found = []
+        for part in colours([np.asarray(m[box], np.float32) for m in means], share, scratch):
+            whole = np.zeros((3, *self.grid.shape), np.float32)
+            whole[:, box[0], box[1]] = cv2.split(part)[:3]
+            found.append(list(whole))
+        return found[0], found[1]
+
+    def patches(self, needed: Array, *mattes: Array) -> Iterator[tuple[tuple[int, ...], Patch, list[Array]]]:
+        """For the tiles with a cell that is needed: (planes, their patch, the mattes there at the size of these
+        planes), first of Y, then of U and V."""
+        kx, ky = self.steps[1]
+        for tile in self.grid.tiles(needed):
+            luma = tile.patch()
+            parts = [m[luma.pixels] for m in mattes]
+            yield (0,), luma, parts
+            if kx * ky == 1:
+                yield (1, 2), luma, parts
+                continue
+            h, w = (-(-n // k) for n, k in zip(parts[0].shape, (ky, kx), strict=True))
+            parts = [np.asarray(cv2.resize(m, (w, h), interpolation=cv2.INTER_AREA)) for m in parts]
+            yield (1, 2), tile.patch(kx, ky), parts
+
+
+def colours(cells: list[Array], share: Array, scratch: Scratch | None = None) -> tuple[Array, Array]:
+    """(the person's mean colours, those less the background's), each float32 (rows, columns, 4), of which the last
+    says nothing; in memory of `scratch`, where one is given.
 
     cells: float32 means of Y, U and V; share: float32 mean alpha, 0..1."""
-    near, far = (2 * max(1, round(max(share.shape) * r)) + 1 for r in (NEAR, FAR))
+    kept = scratch or Scratch()
+    shape = (*share.shape, 4)
+    picture = cv2.merge([*cells, np.ones_like(share)], kept.array("picture", shape))
     shares = share, 1 - share
-    # First from the cells that are surely the one or the other, over the far window...
-    first = [_mean(cells, ramp(s, UNSURE, SURE) + np.float32(1e-4) * s, far) for s in shares]
-    # ... then every cell's own colour is corrected by that, and the near window averages what came out.
+    # First from the cells that are surely the one or the other...
+    first = []
+    for name, s in zip(("mine", "other"), shares, strict=True):
+        weight = cv2.scaleAdd(s, HARDLY, ramp(s, UNSURE, SURE))
+        first.append(_mean(picture, weight, (NEAR, FAR), kept, kept.array(name, shape)))
+    # ... then every cell's own colour is corrected by that, and averaged with its neighbours'.
     means = []
-    for weight, mine, other in zip(shares, first, first[::-1], strict=True):
-        own = []
-        for cell, m, o in zip(cells, mine, other, strict=True):
-            rest = cell - o - weight * (m - o)
-            rest *= weight
-            own.append(cv2.add(m, rest))
-        means.append(_mean(own, weight + np.float32(1e-4), near))
-    return means[0], [cv2.subtract(f, b) for f, b in zip(*means, strict=True)]
+    rest, four = kept.array("rest", shape), kept.array("four", shape)
+    for name, weight, mine, other in zip(("person", "room"), shares, first, first[::-1], strict=True):
+        cv2.merge([weight] * 4, four)
+        cv2.subtract(mine, other, rest)
+        cv2.multiply(rest, four, rest)
+        cv2.add(rest, other, rest)
+        cv2.subtract(picture, rest, rest)
+        cv2.multiply(rest, four, rest)
+        cv2.add(rest, mine, rest)
+        means.append(_mean(rest, weight + np.float32(1e-4), (NEAR,), kept, kept.array(name, shape)))
+    return means[0], np.asarray(cv2.subtract(means[0], means[1], means[1]))
 
 
-def _mean(cells: list[Array], weight: Array, side: int) -> list[Array]:
-    """Weighted means of each channel in a window of that side; where no weight is, plain zero."""
-    stack = cv2.merge([*(cv2.multiply(c, weight) for c in cells), weight])
-    *tops, below = cv2.split(cv2.blur(stack, (side, side)))
-    below = np.maximum(below, np.float32(1e-9))
-    return [cv2.divide(t, below) for t in tops]
+def _mean(picture: Array, weight: Array, sides: tuple[int, ...], kept: Scratch, out: Array) -> Array:
+    """Weighted means of a picture of four channels, of which the last is 1, around each cell: `out`, filled."""
+    four, stack = kept.array("four", out.shape), kept.array("stack", out.shape)
+    cv2.multiply(picture, cv2.merge([weight] * 4, four), stack)
+    cv2.blur(stack, (sides[0],) * 2, out)
+    for k, side in enumerate(sides[1:], 1):
+        cv2.scaleAdd(cv2.blur(stack, (side, side), four), FAINT**k, out, out)
+    if len(sides) > 1:
+        rest = tuple(FAINT**2 * HARDLY * m + 1e-30 for m in cv2.mean(stack))
+        cv2.add(out, rest, out)  # type: ignore[call-overload]
+    return np.asarray(cv2.divide(out, cv2.merge([cv2.extractChannel(out, 3)] * 4, four), out))
 
 
-def _correct(
-    tile: Tile, kx: int, ky: int, ways: tuple[Array, Array], plane: Array, person: Array, apart: Array
-) -> None:
-    """In one tile of a plane, in place: F = f + a (I - a f - (1 - a) b), with the picture I and the means f of the
-    person and b of the background (Forte 2021); written so that nothing happens where a is 1, as
-    F = I + (1 - a) (f - I) + a (1 - a) (f - b). ways: those two factors, float32, of the tile's pixels."""
-    where = tile.pixels(kx, ky)
-    part = plane[where]
-    way = cv2.subtract(tile.enlarged(person, kx, ky), part, dtype=cv2.CV_32F)
-    way = cv2.multiply(way, ways[0])
-    way = cv2.add(way, cv2.multiply(tile.enlarged(apart, kx, ky), ways[1]))
-    _add(part, way)
+def _move(patch: Patch, way: Array, plane: Array, towards: Array) -> None:
+    """In one patch of a plane, in place: that share of the way to the cells' colour, enlarged."""
+    part = plane[patch.pixels]
+    step = cv2.subtract(patch.enlarged(towards), part, dtype=cv2.CV_32F)
+    _add(part, cv2.multiply(step, way, step))
 
 
 def _add(part: Array, more: Array) -> None:

@@ -15,10 +15,11 @@ import numpy as np
 from engines import Engine, EngineError, StatefulEngine, nearest_size
 from rtbg.color import small_rgb
 from rtbg.errors import MattingError
+from rtbg.foreground import grown
 from rtbg.frame import Array, Frame, StreamInfo
-from rtbg.islands import Islands
+from rtbg.islands import Islands, without_haze
 from rtbg.smoothing import TwoSided
-from rtbg.upsampling import Edge, Upsampler
+from rtbg.upsampling import Edge, Upsampler, shaped
 
 # A scene cut: the small pictures differ by this much on average (of 255). People moving in front of a fixed
 # camera stay below 15, cuts between scenes lie mostly above 40.
@@ -33,8 +34,8 @@ _TURN_BACK = {90: cv2.ROTATE_90_CLOCKWISE, 180: cv2.ROTATE_180, 270: cv2.ROTATE_
 @dataclass(frozen=True, slots=True)
 class Refinement:
     """What is done to the network's matte. smoothing: 0 to 1, see `rtbg.smoothing`. lookahead: frames of the future
-    to wait for. islands: whether tiny islands and pin-holes go. guided: whether the edge follows the picture's, see
-    `rtbg.upsampling`. edge: what is done to it in the end."""
+    to wait for. islands: whether tiny islands, pin-holes and haze go. guided: whether the edge follows the picture's,
+    see `rtbg.upsampling`. edge: what is done to it in the end."""
 
     smoothing: float = 0.5
     lookahead: int = 0
@@ -68,11 +69,14 @@ class Matting:
         self._time = 0.0
         self._smoothing: TwoSided[Frame] = TwoSided(refinement.smoothing, refinement.lookahead)
         self._islands = Islands() if refinement.islands else None
-        self._upsampling = Upsampler(edge=refinement.edge, guided=refinement.guided)
+        self._upsampling = Upsampler(guided=refinement.guided)
+        self._edge = refinement.edge
 
     def push(self, frame: Frame) -> list[tuple[Frame, Array]]:
         """Takes the next frame; returns the frames that are now finished, each with its matte, uint8 (H, W),
-        0 background to 255 person, at the frame's own size. Raises MattingError."""
+        0 background to 255 person, at the frame's own size. Where the edge was made to take in more (`Edge`), it is
+        another frame of that time: one in which the person's colours go on that far, see `rtbg.foreground.grown`.
+        Raises MattingError."""
         small = small_rgb(frame.planes, frame.color, *self._stored)
         grey = np.asarray(cv2.cvtColor(small, cv2.COLOR_RGB2GRAY))
         done = self.flush() if self._forget(grey, frame.seconds) else []
@@ -84,11 +88,11 @@ class Matting:
         np.copyto(self._input[0, 3], alpha)
         matte = np.asarray(cv2.rotate(alpha, _TURN_BACK[self._turn])) if self._turn else alpha
         finished = self._smoothing.push(frame, matte, grey, frame.seconds)
-        return done + [(f, self._enlarged(m, f)) for f, m in finished]
+        return done + [self._enlarged(m, f) for f, m in finished]
 
     def flush(self) -> list[tuple[Frame, Array]]:
         """End of stream: the frames held back for their future, as `push` returns them."""
-        done = [(f, self._enlarged(m, f)) for f, m in self._smoothing.flush()]
+        done = [self._enlarged(m, f) for f, m in self._smoothing.flush()]
         self._upsampling.reset()
         if self._islands is not None:
             self._islands.reset()
@@ -99,11 +103,16 @@ class Matting:
         self._seen = None
         self.flush()
 
-    def _enlarged(self, matte: Array, frame: Frame) -> Array:
-        """uint8 (H, W), of the frame's size."""
+    def _enlarged(self, matte: Array, frame: Frame) -> tuple[Frame, Array]:
+        """The frame and its matte, as `push` returns them."""
         if self._islands is not None:
-            matte = self._islands.push(matte, frame.seconds)
-        return self._upsampling(matte, frame.planes, frame.seconds)
+            matte = without_haze(self._islands.push(matte, frame.seconds))
+        alpha = self._upsampling(matte, frame.planes, frame.seconds)
+        if self._edge.plain:
+            return frame, alpha
+        edged = shaped(alpha, self._edge)
+        planes = grown(frame.planes, alpha, edged)
+        return (frame if planes[0] is frame.planes[0] else frame.with_planes(planes)), edged
 
     def _forget(self, grey: Array, seconds: float) -> bool:
         """Clears the network's past where it no longer applies, and remembers this picture; whether it did."""

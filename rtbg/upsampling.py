@@ -33,7 +33,7 @@ BAND = (0.03, 0.2)
 CONTRAST = 1.5
 # The grid's picture is averaged over this many seconds where it is still, not at all where its luma has changed by more
 # than the second of these (0..1), and less in between; and never across a gap.
-STILL = 0.2
+STILL = 0.5
 MOVED = (1 / 255, 3 / 255)
 GAP = 0.5
 
@@ -120,9 +120,10 @@ class Upsampler:
         offset = cv2.addWeighted(offset, CONTRAST, inside, -1.0, 0.5 - CONTRAST / 2)
         cv2.multiply(offset, share, base[box], 255.0)
         for tile in grid.tiles(cv2.dilate(band, np.ones((3, 3), np.uint8))):
-            where = tile.pixels()
-            more = cv2.multiply(tile.enlarged(rise), _calm(luma, *where), dtype=cv2.CV_32F)
-            cv2.add(more, tile.enlarged(base), more)
+            patch = tile.patch()
+            where = patch.pixels
+            more = cv2.multiply(patch.enlarged(rise), _calm(luma, *where), dtype=cv2.CV_32F)
+            cv2.add(more, patch.enlarged(base), more)
             cv2.add(alpha[where], more, alpha[where], dtype=cv2.CV_8U)
 
     def _calmed(self, cells: list[Array], seconds: float | None) -> list[Array]:
@@ -147,10 +148,10 @@ def _cells(grid: Grid, planes: tuple[Array, ...], top: int) -> list[Array]:
 
 
 def _calm(luma: Array, ys: slice, xs: slice) -> Array:
-    """A part of the luma under a 3x3 Gaussian: a sensor's noise, times the slope, would make the edge flicker."""
-    top, left = min(1, ys.start), min(1, xs.start)
-    part = luma[ys.start - top : ys.stop + 1, xs.start - left : xs.stop + 1]
-    part = cv2.GaussianBlur(part, (3, 3), 0)
+    """A part of the luma under a 5x5 Gaussian: a sensor's noise, times the slope, would make the edge flicker."""
+    top, left = min(2, ys.start), min(2, xs.start)
+    part = luma[ys.start - top : ys.stop + 2, xs.start - left : xs.stop + 2]
+    part = cv2.GaussianBlur(part, (5, 5), 0)
     return np.asarray(part[top : top + ys.stop - ys.start, left : left + xs.stop - xs.start])
 
 

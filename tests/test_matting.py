@@ -12,9 +12,11 @@ import pytest
 
 import rtbg
 from engines import available_models, load
-from rtbg.color import rgb_to_planes
+from rtbg.color import planes_to_rgb, rgb_to_planes
+from rtbg.composite import composite
 from rtbg.frame import BT709, FULL, Color, Frame, StreamInfo
 from rtbg.matting import GAP, RAW, Matting, Refinement
+from rtbg.upsampling import Edge
 
 COLOR = Color(BT709, FULL)
 
@@ -169,3 +171,38 @@ def test_refinement_calms_a_noisy_edge() -> None:
         mattes += [a.astype(int) for _, a in matting.flush()]
         flicker[name] = np.mean([np.abs(a - b).mean() for a, b in pairwise(mattes[5:])])
     assert flicker["refined"] < 0.5 * flicker["raw"]
+
+
+@pytest.mark.parametrize("edge", [Edge(shift=15), Edge(shift=15, feather=10)], ids=str)
+def test_a_grown_edge_shows_nothing_of_the_room(edge: Edge) -> None:
+    """A red person before a blue wall, grown and put over green: red and green, and no blue."""
+    rgb = np.zeros((480, 640, 3), np.uint8)
+    rgb[..., 2] = 200
+    rgb[200:, 200:440] = 255, 0, 0
+    given = frame(rgb)
+    for refinement in (Refinement(edge=edge), Refinement(edge=edge, lookahead=1)):
+        matting = Matting(Recorder(), info(640, 480), refinement)  # type: ignore[arg-type]
+        ((taken, alpha),) = [*matting.push(given), *matting.flush()]
+        assert taken.pts == given.pts and taken.color == given.color
+        assert (alpha > 250).sum() > 1.02 * (rgb[..., 0] == 255).sum(), "it has grown"
+        green = rgb_to_planes(np.full_like(rgb, (0, 255, 0)), COLOR, height=480, bits=8, chroma=(1, 1))
+        made = planes_to_rgb(composite(taken, alpha, green).planes, COLOR)
+        assert made[..., 2].max() < 60
+        plain = planes_to_rgb(composite(given, alpha, green).planes, COLOR)
+        assert plain[..., 2].max() > 150, "which the camera's own picture would not have given"
+
+
+def test_a_plain_edge_gives_the_frame_itself() -> None:
+    given = frame(red(128, 96))
+    for edge in (Edge(), Edge(shift=-4)):
+        matting = Matting(Recorder(), info(128, 96), Refinement(edge=edge))  # type: ignore[arg-type]
+        assert matting.push(given)[0][0] is given
+
+
+def test_haze_goes_with_the_islands() -> None:
+    haze = np.full((96, 128, 3), (20, 0, 0), np.uint8)
+    haze[30:60, 40:80] = 255, 0, 0
+    for islands, low in ((True, 0), (False, 20)):
+        matting = Matting(Recorder(), info(128, 96), Refinement(islands=islands, guided=False))  # type: ignore[arg-type]
+        alpha = matting.push(frame(haze))[0][1]
+        assert abs(int(alpha[5, 5]) - low) <= 2 and alpha[45, 60] > 250

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 
 import cv2
 import numpy as np
 import pytest
 
 from benchmarks import metrics
+from benchmarks.quality_video import behind_blur
+from benchmarks.scenes import Picture
+from rtbg.color import rgb_to_planes
+from rtbg.frame import BT709, LIMITED, Color, Frame
 
 
 def square(side: int = 40, low: int = 10, high: int = 30) -> np.ndarray:
@@ -118,3 +123,23 @@ def test_a_blurred_matte_is_worse_than_the_truth_in_every_figure() -> None:
     true = square()
     pred = cv2.GaussianBlur(true, (9, 9), 2)
     assert all(m(pred, true) > 0 for m in (metrics.mad, metrics.mse, metrics.grad, metrics.conn))
+
+
+def test_around_is_the_ring_outside() -> None:
+    ring = metrics.around(square(), 4)
+    assert ring.sum() == 28 * 28 - 20 * 20
+    assert not ring[10:30, 10:30].any() and ring[6, 6] and not ring[5, 20]
+
+
+def test_what_is_behind_a_blur_is_told_from_what_bleeds_into_it() -> None:
+    """A bright person before a dark wall: the plain blur is brighter around them, ours is not."""
+    room = np.full((360, 640, 3), 60, np.uint8)
+    alpha = np.zeros((360, 640), np.float32)
+    alpha[120:, 220:420] = 1
+    rgb = np.where(alpha[..., None] > 0, 230, room).astype(np.uint8)
+    color = Color(BT709, LIMITED)
+    frame = Frame(rgb_to_planes(rgb, color, height=360, bits=8, chroma=(2, 2)), 0, Fraction(1, 30), color)
+    picture = Picture(frame, alpha, rgb, "still", room=room)
+    plain, ours = behind_blur(picture, (alpha * 255).astype(np.uint8))
+    assert plain[0] > 5 and plain[1] > 20, "bleed and rim of a blur of everything"
+    assert max(ours) < 2

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from rtbg.islands import Islands
+from rtbg.islands import HAZE, Islands, without_haze
 from rtbg.smoothing import GAP, Smoother, TwoSided
 
 SIZE = (90, 160)
@@ -238,3 +238,13 @@ def test_islands_come_and_go_without_a_step() -> None:
         before = (out, matte)
     assert worst < 0.5
     np.testing.assert_allclose(out, matte, atol=0.01)
+
+
+def test_haze_goes_and_the_rest_stays_in_order() -> None:
+    matte = np.linspace(0, 1, 101, dtype=np.float32)[None]
+    kept = matte.copy()
+    out = without_haze(matte)
+    assert out.dtype == np.float32 and out[0, 0] == 0 and out[0, -1] == pytest.approx(1, abs=1e-6)
+    assert not out[matte < HAZE - 1e-3].any()
+    assert (np.diff(out[0][matte[0] > HAZE]) > 0).all() and float(np.abs(out - matte).max()) <= HAZE + 1e-6
+    np.testing.assert_array_equal(matte, kept, "only read")
