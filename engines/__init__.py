@@ -4,6 +4,7 @@
     alpha = engine.infer({"frame": frame})["alpha"]        # float32 (1, 4, H, W) to (1, 1, H, W), both 0..1
 
     load -> runner (a library opens the file) -> adapter (what its tensors mean, by signature) = Engine
+              └ with an NVIDIA GPU: the next best runner at once, TensorRT when it has compiled (`engines.swap`)
 
 Importing this loads no engine's library; `load` does. Used by `rtbg` and by `training.export`.
 """
@@ -13,8 +14,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
+from engines import int8
 from engines.errors import EngineError, ModelError
 from engines.machine import default_threads
 from engines.onnxruntime_engine import OnnxRuntimeRunner
@@ -22,8 +24,20 @@ from engines.openvino_engine import OpenVINORunner
 from engines.runner import Runner
 from engines.signature import adapt
 from engines.spec import Array, ModelSpec, available_models, find_model, nearest_size
+from engines.swap import build_all, with_tensorrt
+from engines.tensorrt_engine import TensorRTRunner
+from engines.torch_engine import TorchRunner, worth_asking
 
-__all__ = ["Engine", "EngineError", "ModelSpec", "StatefulEngine", "available_models", "load", "nearest_size"]
+__all__ = [
+    "Engine",
+    "EngineError",
+    "ModelSpec",
+    "StatefulEngine",
+    "available_models",
+    "build_all",
+    "load",
+    "nearest_size",
+]
 
 logger = logging.getLogger("engines")
 
@@ -63,9 +77,14 @@ class StatefulEngine(Engine, Protocol):
         stream's first picture and at a cut. May be called at any time, also after `close`."""
 
 
-# In the order in which "auto" tries them: OpenVINO is the faster on a CPU.
-_ENGINES: dict[str, Callable[..., Runner]] = {"openvino": OpenVINORunner, "onnxruntime": OnnxRuntimeRunner}
-_LATER = ("tensorrt", "torch")
+_ENGINES: dict[str, Callable[..., Runner]] = {
+    "tensorrt": TensorRTRunner,
+    "openvino": OpenVINORunner,
+    "onnxruntime": OnnxRuntimeRunner,
+    "torch": TorchRunner,
+}
+# In the order in which "auto" tries them on the CPU: OpenVINO is the faster there.
+_ON_CPU = ("openvino", "onnxruntime", "torch")
 
 
 def load(
@@ -80,34 +99,58 @@ def load(
     `ModelSpec`), a segmenter, or a recurrent mattor (then a `StatefulEngine`); see `engines.signature`. What is
     guessed about a file is logged as information on the logger "engines".
 
-    engine: "auto", "openvino" or "onnxruntime". "auto" takes the first that works here; why an earlier one
-    was skipped is logged as a warning on the logger "engines", and `Engine.device` says what runs.
-    device: "auto" or "cpu". threads: of the inference; None: the cores of this process, 4 at most.
-    precision: "auto" (what the CPU is fastest in: bf16 where native, else f32), "f32", "bf16", "f16".
+    engine: "auto", "tensorrt", "openvino", "onnxruntime" or "torch". "auto" takes the first that works here: torch on
+    a GPU, OpenVINO, ONNX Runtime, torch on the CPU; why one on the CPU was skipped is logged as a warning on the logger
+    "engines". With an NVIDIA GPU and TensorRT it is followed by TensorRT once that has compiled, between two pictures
+    and after a check (`engines.swap`). `Engine.name` and `Engine.device` say what ran last.
+    device: "auto", "cpu", "cuda" (torch also "cuda:1") or "mps"; one that was asked for is used or refused.
+    threads: of the inference on the CPU; None: the cores of this process, 4 at most.
+    precision: "auto" (what the device is fastest in: f16 on CUDA; on a CPU int8 where the model has such a graph and
+    the CPU computes it exactly, see `engines.int8`, else bf16 or f32), "f32", "bf16", "f16", "int8".
     Raises EngineError: no such model, a broken file, another signature, a missing package (the message holds
     the pip command), an engine, device or precision that is not to be had here."""
-    if engine in _LATER:
-        raise EngineError(f"the engine {engine} is not available in this version: use auto, {', '.join(_ENGINES)}")
     if engine != "auto" and engine not in _ENGINES:
         raise EngineError(f"unknown engine {engine!r}: use auto, {', '.join(_ENGINES)}")
-    if device.lower() not in ("auto", "cpu"):
-        raise EngineError(f"the device {device!r} is not available in this version: use auto or cpu")
-    if precision not in ("auto", "f32", "bf16", "f16"):
-        raise EngineError(f"unknown precision {precision!r}: use auto, f32, bf16 or f16")
+    device = device.lower()
+    if device.partition(":")[0] not in ("auto", "cpu", "cuda", "mps"):
+        raise EngineError(f"the device {device!r} is not available in this version: use auto or cpu, cuda, mps")
+    if precision not in ("auto", "f32", "bf16", "f16", "int8"):
+        raise EngineError(f"unknown precision {precision!r}: use auto, f32, bf16, f16 or int8")
     if threads is not None and threads < 1:
         raise EngineError(f"threads is {threads}: give 1 or more, or None for a number that suits this machine")
-    count = default_threads() if threads is None else threads
     spec = find_model(model)
-    if engine != "auto":
-        return _open(_ENGINES[engine], spec, count, precision)
+    options = {"threads": default_threads() if threads is None else threads, "precision": precision}
+    if engine == "auto":
+        return _first_that_works(spec, device, options)
+    if engine == "torch":
+        return _open(_ENGINES[engine], spec, options | {"device": device})
+    if device not in ("auto", "cuda" if engine == "tensorrt" else "cpu"):
+        raise EngineError(f"the engine {engine} does not run on the device {device!r}: use the device auto")
+    return _open(_ENGINES[engine], spec, options)
+
+
+def _first_that_works(spec: ModelSpec, device: str, options: Mapping[str, Any]) -> Engine:
+    """For engine="auto"."""
+    on_gpu = device not in ("auto", "cpu")
+    follow = device in ("auto", "cuda")  # by TensorRT, which has no other devices
+    tries: list[tuple[str, dict[str, Any]]] = []
+    if on_gpu or (device == "auto" and worth_asking()):
+        tries.append(("torch", {"device": device if on_gpu else "gpu"}))
+    if device == "cuda":
+        tries.append(("tensorrt", {}))  # at once, with a wait, where there is no torch to bridge it
+    if not on_gpu:
+        tries += [(name, {"device": "cpu"} if name == "torch" else {}) for name in _ON_CPU]
     reasons: list[str] = []
-    for make in _ENGINES.values():
+    for name, where in tries:
         try:
-            opened = _open(make, spec, count, precision)
+            opened = _open(_ENGINES[name], spec, {**options, **where}, follow=follow and name != "tensorrt")
         except ModelError:
             raise
         except EngineError as exc:
-            reasons.append(str(exc))
+            if where.get("device") == "gpu":  # a torch without CUDA is no fault
+                logger.info("torch does not use the GPU: %s", exc)
+            else:
+                reasons.append(str(exc))
             continue
         for reason in reasons:
             logger.warning("%s runs the network, because: %s", opened.device, reason)
@@ -115,10 +158,31 @@ def load(
     raise EngineError(f"no engine can run {spec.path}: {'; '.join(reasons)}")
 
 
-def _open(make: Callable[..., Runner], spec: ModelSpec, threads: int, precision: str) -> Engine:
-    runner = make(spec, threads=threads, precision=precision)
+def _open(make: Callable[..., Runner], spec: ModelSpec, options: Mapping[str, Any], *, follow: bool = False) -> Engine:
+    """follow: by TensorRT, where that is to be had."""
+    runner = _run_eight_bits(make, spec, options) or make(spec, **options)
     try:
+        if follow:
+            runner = with_tensorrt(runner, spec, options["precision"])
         return adapt(spec, runner)
     except BaseException:
         runner.close()
         raise
+
+
+def _run_eight_bits(make: Callable[..., Runner], spec: ModelSpec, options: Mapping[str, Any]) -> Runner | None:
+    """A runner of the model's 8-bit graph on the CPU, where it has one that this machine computes exactly: the fastest
+    there, at next to no loss (its card says how little). None: another precision was asked for, or none is to be had.
+    Raises EngineError for precision "int8" where it cannot be."""
+    name, wanted = getattr(make, "name", ""), options["precision"]
+    if name not in int8.ENGINES or wanted not in ("auto", "int8"):
+        return None
+    graph = int8.eight_bits(spec)
+    if graph is not None and int8.is_exact(make):
+        runner = make(graph, **{**options, "precision": "f32"})
+        runner.device = f"{runner.device.rpartition(' ')[0]} int8"
+        return runner
+    if wanted == "int8":
+        why = "this CPU adds 8-bit products inexactly" if graph else f"{spec.name} has no 8-bit graph"
+        raise EngineError(f"no int8 with the engine {name}: {why}: use precision auto")
+    return None

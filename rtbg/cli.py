@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from rtbg.control import Control
-from rtbg.errors import Aborted, OutputError, RtbgError, UsageError
+from rtbg.errors import Aborted, MattingError, OutputError, RtbgError, UsageError
 from rtbg.options import CODECS, ENGINES, FAILURES, FITS, SHOWS, Options, seconds
 from rtbg.progress import progress_bar, say
 from rtbg.stats import Stats, Stop
@@ -101,6 +101,9 @@ def build_parser() -> argparse.ArgumentParser:
          "fails; the camera's own picture never is (default: %(default)s)")  # fmt: skip
     live("--preview", action="store_true", help="show in a window what is sent")
     live("--list-cameras", action="store_true", help="show the cameras with their sizes and rates, and end")
+    add(
+        "--build-engines", action="store_true", help="compile the shipped models for this machine's NVIDIA GPU, and end"
+    )
     live("--doctor", action="store_true", help="examine camera, virtual camera, engines and codecs, and end")
     add("-v", "--verbose", action="store_true", help="say more: time of every stage")
     add("-q", "--quiet", action="store_true", help="say nothing but errors")
@@ -134,6 +137,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         options = Options(**{n: getattr(args, n) for n in names})
         if args.backgrounds:
             options = replace(options, background=args.backgrounds[0])
+        if args.build_engines:
+            return _build_engines(args)
         if args.list_cameras or args.doctor:
             return _inform(args, options)
         if args.webcam is not None:
@@ -156,6 +161,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         return INTERRUPTED
     finally:
         logging.getLogger().removeHandler(handler)
+
+
+def _build_engines(args: argparse.Namespace) -> int:
+    from engines import EngineError, build_all
+
+    def progress(done: int, total: int, label: str) -> None:
+        if not args.quiet:
+            say(f"rtbg: {done} of {total}: {label}")
+
+    try:
+        build_all(progress=progress)
+    except EngineError as exc:
+        raise MattingError(str(exc)) from exc
+    return DONE
 
 
 def _inform(args: argparse.Namespace, options: Options) -> int:

@@ -119,6 +119,8 @@ class Composer:
         finally:
             self.stage = ""
         self._failures = 0
+        if self._matting is not None:
+            self.device = self._matting.engine.device  # another one may have taken over inside it
         ages = [time.monotonic() - f.captured for f in done]
         if done and max(ages) > self._cover.patience:
             self.late += len(done)

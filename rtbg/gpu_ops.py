@@ -92,8 +92,7 @@ class Ops:
         return pair[0] @ x @ pair[1]
 
     def halved(self, plane: Tensor) -> Tensor:
-        """Half the size, by INTER_AREA on codes: which rounds halves up, and that adds up from step to step. An odd row
-        or column is left out."""
+        """Half the size of even sides, by INTER_AREA on codes: it rounds halves up, which adds up step by step."""
         return (self.functional.avg_pool2d(plane[None, None], 2)[0, 0] + 0.5).floor()
 
     def reduction(
@@ -101,17 +100,23 @@ class Ops:
     ) -> Callable[[Tensor], Tensor]:
         """What `rtbg.color.reduce` does with a plane of codes (height, width), to a size likewise: halves as long as
         that fits, then by area, or linearly where it grows. odd: halves odd sides too, as `rtbg.backgrounds.blur`."""
-        (height, width), halvings = shape, 0
+        (height, width), steps = shape, list[Callable[[Tensor], Tensor]]()
+
+        def towards(rows: int, columns: int, *, shrink: bool) -> Callable[[Tensor], Tensor]:
+            pair = self.pair(resized(rows, height, shrink=shrink), resized(columns, width, shrink=shrink))
+            return lambda plane: self.apply(plane, pair).round()
+
         for allowed in (True, False) if odd else (False,):
             while height >= 2 * size[0] and width >= 2 * size[1] and (allowed or not (height % 2 or width % 2)):
-                height, width, halvings = height // 2, width // 2, halvings + 1
-        shrink = height >= size[0] and width >= size[1]
-        rest = self.pair(resized(size[0], height, shrink=shrink), resized(size[1], width, shrink=shrink))
+                uneven = height % 2 or width % 2
+                steps.append(towards(height // 2, width // 2, shrink=True) if uneven else self.halved)
+                height, width = height // 2, width // 2
+        steps.append(towards(*size, shrink=height >= size[0] and width >= size[1]))
 
         def reduce(plane: Tensor) -> Tensor:
-            for _ in range(halvings):
-                plane = self.halved(plane)
-            return self.apply(plane, rest).round()
+            for step in steps:
+                plane = step(plane)
+            return plane
 
         return reduce
 

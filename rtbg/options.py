@@ -9,7 +9,7 @@ from rtbg.errors import UsageError
 FITS = ("cover", "contain", "stretch")
 SHOWS = ("composite", "matte", "foreground")
 CODECS = ("h264", "hevc", "av1", "vp9", "prores", "ffv1")
-ENGINES = ("auto", "openvino", "onnxruntime")
+ENGINES = ("auto", "tensorrt", "openvino", "onnxruntime", "torch")
 FAILURES = ("card", "freeze", "black")
 
 

@@ -116,6 +116,7 @@ class _Run:
 
     def _watch(self, progress: Callable[[Stats], None] | None) -> None:
         self.stats.seconds = time.monotonic() - self.started
+        self.stats.engine = self.matting.engine.device  # another one may have taken over
         if self.stop.aborted:
             self._fail(Aborted("aborted"))
         if progress is not None:

@@ -173,10 +173,9 @@ def test_nearest_size():
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"engine": "tensorrt"}, "not available in this version"),
-        ({"engine": "torch"}, "not available in this version"),
-        ({"engine": "openvin"}, "openvino, onnxruntime"),
-        ({"device": "cuda"}, "auto or cpu"),
+        ({"engine": "openvin"}, "tensorrt, openvino, onnxruntime, torch"),
+        ({"device": "npu"}, "auto or cpu"),
+        ({"engine": "openvino", "device": "cuda"}, "does not run on the device 'cuda'"),
         ({"threads": 0}, "1 or more"),
         ({"precision": "f8"}, "bf16"),
         ({"engine": "onnxruntime", "precision": "bf16"}, "f32"),
@@ -233,13 +232,14 @@ def test_missing_package(engine, command, network, monkeypatch):
 
 
 def test_no_engine_at_all(network, monkeypatch):
-    for engine in ENGINES:
+    for engine in [*ENGINES, "torch"]:
         monkeypatch.setitem(sys.modules, engine, None)
     with pytest.raises(EngineError) as info:
         load(network)
     text = one_line(info)
     assert "pip install openvino" in text
     assert "pip install 'rtbg[onnxruntime]'" in text
+    assert "pip install 'rtbg[torch]'" in text
 
 
 def test_broken_package(network, monkeypatch, tmp_path):
@@ -375,6 +375,7 @@ def test_public_names():
         "ModelSpec",
         "StatefulEngine",
         "available_models",
+        "build_all",
         "load",
         "nearest_size",
     ]
