@@ -17,6 +17,9 @@ reduced to the nearest of its sizes (area), its matte enlarged back (bilinear) a
 NOTE: the training run of November 2026 used all backgrounds, those held out here too: until training leaves them out
 (by the same `held_out`), `empty` and, for its backgrounds, `comp` flatter the shipped models.
 
+What a set does not hold, and the cost of a graph that cannot be counted, is `-` (JSON: null). Ends with one line on
+stderr where a folder is missing or a file cannot be read.
+
 --limit N takes N pictures of each set, evenly spaced (video: the first N frames of each clip). The last line is one
 JSON object. Memory bound: one picture and its truth.
 """
@@ -25,7 +28,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -90,9 +95,26 @@ def read_alpha(path: Path) -> Array:
 
 
 def pairs(folder: Path, prefix: str = "") -> list[tuple[Path, Path]]:
-    """(image, mask) paths of `images/NAME.*` and `masks/NAME.png`, by name."""
+    """(image, mask) paths of `images/NAME.*` and `masks/NAME.png`, by name. Raises OSError."""
     images = sorted(p for p in (folder / "images").iterdir() if p.name.startswith(prefix))
     return [(p, folder / "masks" / f"{p.stem}.png") for p in images]
+
+
+def empty_scenes(data: Path) -> list[Path]:
+    """The held-out backgrounds, by name. Raises ValueError where there is none."""
+    scenes = [p for p in sorted((data / "backgrounds").glob("*.webp")) if held_out(p.stem)]
+    if not scenes:
+        raise ValueError(f"{data / 'backgrounds'} holds no NAME.webp of those that are held out from training")
+    return scenes
+
+
+def check(data: Path) -> None:
+    """Raises ValueError where a folder that is read is missing, before any model has run."""
+    folders = [Path(f"{a}/val/{b}") for a in ("person", "alpha") for b in ("images", "masks")]
+    for folder in (*folders, Path("video/val"), Path("backgrounds")):
+        if not (data / folder).is_dir():
+            raise ValueError(f"{data / folder} is missing: --data names the folder that holds {folder}")
+    empty_scenes(data)
 
 
 class Predictor:
@@ -136,7 +158,7 @@ def iou(pred: Array, true: Array) -> float:
 def composites(data: Path, limit: int | None) -> Iterator[tuple[Array, Array]]:
     """(RGB uint8, true alpha): each cut-out of alpha/val over held-out backgrounds, by turns as it is and in a 16:9
     picture. Always the same for the same files and limit."""
-    scenes = [p for p in sorted((data / "backgrounds").glob("*.webp")) if held_out(p.stem)]
+    scenes = empty_scenes(data)
     rng = np.random.default_rng(3)
     for image, mask in spread(pairs(data / "alpha" / "val"), limit):
         person, alpha = cut_out(image, mask)
@@ -231,8 +253,7 @@ def score_video(run: Predictor, data: Path, limit: int | None) -> dict[str, floa
 
 def score_empty(run: Predictor, data: Path, limit: int | None) -> dict[str, float]:
     """Mean alpha x1e3 on held-out backgrounds, and the share of them with more than 1 % of the picture over 0.5."""
-    scenes = [p for p in sorted((data / "backgrounds").glob("*.webp")) if held_out(p.stem)]
-    mattes = [run.still(read_rgb(p)) for p in spread(scenes, limit)]
+    mattes = [run.still(read_rgb(p)) for p in spread(empty_scenes(data), limit)]
     return {
         "empty_alpha": 1000 * mean(float(m.mean()) for m in mattes),
         "empty_wrong": mean(float((m >= 0.5).mean() > 0.01) for m in mattes),
@@ -268,13 +289,18 @@ def measure(model: str, data: Path, limit: int | None, options: dict[str, str], 
     found: dict[str, Any] = {}
     try:
         for score in (score_people, score_alpha, score_video, score_empty):
-            found |= {key: round(value, 5) for key, value in score(run, data, limit).items()}
+            found |= {key: None if math.isnan(v) else round(v, 5) for key, v in score(run, data, limit).items()}
         size = engines.nearest_size(engine.spec.sizes, 16, 9)
         found |= {"device": engine.device, "kind": engine.spec.kind, "size": f"{size[0]}x{size[1]}"}
-        cost = count(engine.spec.path, size)
+        found |= {"parameters": None, "gflops": None}
+        try:
+            cost = count(engine.spec.path, size)
+        except ValueError as exc:
+            print(exc, file=sys.stderr)
+        else:
+            found |= {"parameters": cost.parameters, "gflops": round(2e-9 * cost.macs, 4)}
     finally:
         engine.close()
-    found |= {"parameters": cost.parameters, "gflops": round(2e-9 * cost.macs, 4)}
     for threads in (1, 2):
         found[f"ms_{threads}"] = round(milliseconds(model, threads, options, seconds), 3)
     return found
@@ -311,9 +337,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     models = args.model or [*engines.available_models(), *peers]
     options = {"engine": args.engine, "precision": args.precision}
     results = {}
-    for model in models:
-        name = Path(model).stem if model.endswith(".onnx") else model
-        results[name] = measure(model, args.data, args.limit, options, args.seconds)
+    try:
+        check(args.data)
+        for model in models:
+            name = Path(model).stem if model.endswith(".onnx") else model
+            results[name] = measure(model, args.data, args.limit, options, args.seconds)
+    except (engines.EngineError, OSError, ValueError) as exc:
+        raise SystemExit(f"benchmarks.quality: {' '.join(str(exc).split())}") from exc
     print(table(results))
     print("empty: mean alpha x1e3; the shipped models' training has seen these backgrounds (see --help)")
     settings = {"limit": args.limit, **options}

@@ -100,6 +100,8 @@ def build_parser() -> argparse.ArgumentParser:
     live("--on-failure", choices=FAILURES, default=d.on_failure, help="what is sent while the camera or the network "
          "fails; the camera's own picture never is (default: %(default)s)")  # fmt: skip
     live("--preview", action="store_true", help="show in a window what is sent")
+    live("--mic", metavar="NAME", default=d.mic, help="record its sound with -o: a sound input as the system names it "
+         "(Linux: an ALSA device, e.g. plughw:1,0), or a sound file")  # fmt: skip
     live("--list-cameras", action="store_true", help="show the cameras with their sizes and rates, and end")
     add(
         "--build-engines", action="store_true", help="compile the shipped models for this machine's NVIDIA GPU, and end"
@@ -147,7 +149,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise UsageError("nothing to do: --webcam, --demo, or name a video or picture (rtbg --help shows all)")
         if args.backgrounds and len(args.backgrounds) > 1:
             raise UsageError("several backgrounds are for --webcam: name one")
-        for name in ("size", "fps", "mirror", "vcam", "preview"):
+        for name in ("size", "fps", "mirror", "vcam", "preview", "mic"):
             if getattr(args, name):
                 raise UsageError(f"--{name} is for --webcam")
         stop = Stop()

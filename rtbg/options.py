@@ -26,7 +26,7 @@ class Options:
 
     Live only: size, WIDTHxHEIGHT, and fps that are asked of the camera (None: 1280x720, 30, a file's own); mirror;
     vcam, the virtual camera to send to (None: the one for it, "none": none); on_failure, one of `FAILURES`: what is
-    sent while something is wrong; preview, a window.
+    sent while something is wrong; preview, a window; mic, the sound input of a recording.
     """
 
     background: str = "blur"
@@ -53,6 +53,7 @@ class Options:
     vcam: str | None = None
     on_failure: str = "card"
     preview: bool = False
+    mic: str | None = None
 
     def __post_init__(self) -> None:
         for name, value, known in (

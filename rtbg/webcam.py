@@ -27,6 +27,7 @@ from rtbg.preview import Preview
 from rtbg.progress import say
 from rtbg.protocols import Sink
 from rtbg.sinks import open_sink
+from rtbg.sinks.microphone import Microphone
 from rtbg.sinks.virtual_camera import VirtualCamera
 from rtbg.sources.paced import PacedSource
 from rtbg.sources.webcam import WebcamSource
@@ -79,6 +80,8 @@ def run_webcam(
     refuse_transparent(backgrounds)
     if options.vcam == "none" and not options.preview and not record:
         raise UsageError("nothing would be shown: --vcam none is for --preview or -o")
+    if options.mic is not None and not record:
+        raise UsageError("--mic is for a recording: name one with -o")
     with ExitStack() as stack:
         source, path = open_camera(spec, options)
         stack.callback(source.close)
@@ -101,7 +104,7 @@ def run_webcam(
             preview = Preview((info.width, info.height), control)
             add(preview, required=False)
         if record is not None:
-            add(_recorder(record, info, options), clocked=False, required=False)
+            add(_recorder(record, info, options, stack), clocked=False, required=False)
         began = time.process_time()
         told = not quiet
         with (
@@ -137,8 +140,12 @@ def run_webcam(
     return stats
 
 
-def _recorder(record: str, info: StreamInfo, options: Options) -> Sink:
-    say("rtbg: sound is not recorded")
+def _recorder(record: str, info: StreamInfo, options: Options, stack: ExitStack) -> Sink:
+    sound = None
+    if options.mic is not None:
+        sound = Microphone(options.mic)
+        stack.callback(sound.close)
+    say(f"rtbg: recording {sound.description}" if sound else "rtbg: sound is not recorded: --mic NAME would")
     return open_sink(
         record,
         info,
@@ -149,4 +156,5 @@ def _recorder(record: str, info: StreamInfo, options: Options) -> Sink:
         audio=False,
         overwrite=options.overwrite,
         threads=codec_threads(),
+        sound=sound,
     )

@@ -9,8 +9,10 @@ import signal
 import subprocess
 import sys
 import time
+import wave
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 
@@ -61,6 +63,24 @@ def test_a_recording_ends_with_a_signal(clip: Path, tmp_path: Path, number: int)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+def test_a_recording_with_sound(clip: Path, tmp_path: Path) -> None:
+    with wave.open(str(tmp_path / "mic.wav"), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(16000)
+        tone = 8000 * np.sin(2 * np.pi * 440 * np.arange(16000 * 30) / 16000)
+        file.writeframes(tone.astype("<i2").tobytes())
+    process = start("--webcam", clip, "--vcam", "none", "-o", tmp_path / "rec.mp4", "--mic", tmp_path / "mic.wav")
+    time.sleep(3)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == 0, said
+    with av.open(str(tmp_path / "rec.mp4")) as made:
+        lengths = [float(s.duration * s.time_base) for s in (made.streams.video[0], made.streams.audio[0])]
+    assert min(lengths) > 1 and abs(lengths[0] - lengths[1]) < 0.3
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 def test_preview_without_a_virtual_camera(clip: Path, tmp_path: Path) -> None:
     pytest.importorskip("pygame", reason="pygame-ce is not installed: pip install 'rtbg[preview]'")
     env = BARE | {"SDL_VIDEODRIVER": "dummy"}
@@ -84,6 +104,9 @@ def test_preview_without_a_virtual_camera(clip: Path, tmp_path: Path) -> None:
         (["--webcam", "CLIP", "--fps", "0"], 2, "--fps"),
         (["--webcam", "CLIP", "CLIP"], 2, "--webcam FILE"),
         (["--webcam", "CLIP", "--start", "3"], 2, "--start"),
+        (["--webcam", "CLIP", "--mic", "x"], 2, "-o"),
+        (["CLIP", "--mic", "x"], 2, "--mic is for --webcam"),
+        (["--webcam", "CLIP", "--vcam", "none", "-o", "rec.mp4", "--mic", "no such input"], 1, "no such input"),
         (["--webcam", "no such camera anywhere"], 1, "camera"),
         (["CLIP", "--bg", "red", "--bg", "blue"], 2, "several backgrounds"),
         (["CLIP", "--mirror"], 2, "--mirror is for --webcam"),

@@ -8,6 +8,7 @@ from rtbg.errors import UsageError
 from rtbg.frame import StreamInfo
 from rtbg.protocols import Sink
 from rtbg.sinks import still, video
+from rtbg.sinks.microphone import Microphone
 from rtbg.sinks.still import StillSink
 from rtbg.sinks.video import VideoSink
 
@@ -25,13 +26,14 @@ def open_sink(
     audio: bool = True,
     overwrite: bool = False,
     threads: int | None = None,
+    sound: Microphone | None = None,
 ) -> Sink:
     """Opens the output that the suffix of `path` names: a video (.mp4 .mov .mkv .webm) or a picture (.png .jpg
     .jpeg .webp; the input must be one picture). Everything is checked here, before any work.
 
     info: what the source says of the frames that will come. alpha: they carry a fourth plane.
     codec, crf, preset, threads: of a video's encoder, None for the usual ones. audio: False leaves the sound out.
-    overwrite: an existing file may be replaced; it stays until the new one is whole.
+    overwrite: an existing file may be replaced; it stays until the new one is whole. sound: recorded with a video.
     Raises UsageError for what does not fit together, and where the output is the input; OutputError where the
     folder is missing or refuses, or the target exists and may not be overwritten.
     """
@@ -48,6 +50,7 @@ def open_sink(
             audio=audio,
             overwrite=overwrite,
             threads=threads,
+            sound=sound,
         )
     if suffix not in still.SUFFIXES:
         known = " ".join((*video.SUFFIXES, *still.SUFFIXES))

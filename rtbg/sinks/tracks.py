@@ -1,13 +1,18 @@
-"""One sound or subtitle track on its way from the input file to the output. Used by `passthrough`.
+"""One sound or subtitle track on its way from the input file to the output. Used by `passthrough`; and the sound of a
+microphone, by `VideoSink`.
 
 A track takes the input's packets and gives the output's: copied where the container holds the codec, converted
-where it does not. All times are moved by the same `origin`. Memory: what a codec holds, a second at most.
+where it does not. All times are moved by the same `origin`. Memory: what a codec holds, a second at most; a
+`LiveTrack` also keeps ten minutes of encoded sound (15 MB) while no picture comes.
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
+import logging
+import threading
+from collections import deque
 from collections.abc import Iterator
 from fractions import Fraction
 from typing import Any, Protocol
@@ -15,6 +20,9 @@ from typing import Any, Protocol
 import av
 import numpy as np
 
+from rtbg.sinks.microphone import Microphone
+
+_log = logging.getLogger("rtbg")
 _PCM = ("s16le", "s24le", "s32le", "f32le", "u8", "s16be", "s24be", "s32be")
 # What each container takes as it is. Narrower than what FFmpeg would write: PCM or Vorbis in an .mp4 is silent
 # in most players.
@@ -31,6 +39,10 @@ _COPIED = {
 _SOUND = {".mp4": "aac", ".mov": "aac", ".mkv": "aac", ".webm": "libopus"}
 _TEXT = {".mp4": "mov_text", ".mov": "mov_text", ".mkv": "subrip", ".webm": "webvtt"}
 _TEXT_CODECS = {"subrip", "ass", "ssa", "webvtt", "mov_text", "text"}
+_LIVE_RATE = 48000
+_CATCH_UP = 0.5  # seconds that a microphone has to deliver the end of a recording
+_BEFORE = 5  # seconds of sound that wait for the first picture
+_LONGEST_GAP = 2  # seconds of silence that are made at once
 _BIT_RATE = {"aac": 96_000, "libopus": 64_000}  # a channel
 
 
@@ -168,16 +180,23 @@ def _try_sound(out: Any, template: Any, encoder: str) -> SoundTrack | None:
     return None
 
 
+def _add_sound(out: Any, encoder: str, rate: int, layout: str) -> Any:
+    """A stream of the output whose encoder is open."""
+    stream = out.add_stream(encoder, rate=rate, layout=layout)
+    context = stream.codec_context
+    context.bit_rate = _BIT_RATE[encoder] * context.layout.nb_channels
+    context.time_base = Fraction(1, rate)
+    context.open()
+    return stream
+
+
 class SoundTrack:
     """A sound track that is decoded and encoded again. Gaps in it are filled with silence, so it stays in sync."""
 
     def __init__(self, out: Any, template: Any, encoder: str, rate: int, layout: str) -> None:
         self._template = template
-        self._stream = out.add_stream(encoder, rate=rate, layout=layout)
+        self._stream = _add_sound(out, encoder, rate, layout)
         self._context = self._stream.codec_context
-        self._context.bit_rate = _BIT_RATE[encoder] * self._context.layout.nb_channels
-        self._context.time_base = Fraction(1, rate)
-        self._context.open()
         self._resampler: Any = None
         self._form: tuple[str, str, int] | None = None
         describe(template, self._stream, out.format.name)
@@ -239,6 +258,103 @@ def _cut(frame: Any, origin: Fraction, end: Fraction | None) -> Any:
         cut = frame
     cut.pts, cut.time_base = round((begins - origin) * rate) + first, Fraction(1, rate)
     return cut
+
+
+class LiveTrack:
+    """The sound of a microphone beside live pictures. `feed` is the capture thread's, the rest the sink's.
+
+    Encoded as it comes, also while no picture does. The clocks of sound card and pictures are kept together by
+    stretching; gaps of up to two seconds are filled with silence, longer ones are left empty.
+    """
+
+    def __init__(self, out: Any, microphone: Microphone, suffix: str) -> None:
+        layout = "mono" if microphone.channels == 1 else "stereo"
+        self._stream = _add_sound(out, _SOUND[suffix], _LIVE_RATE, layout)
+        self._changed = threading.Condition()
+        self._raw: deque[Any] = deque()  # frames that came before `start`
+        self._ready: deque[Any] = deque(maxlen=600 * _LIVE_RATE // 960)
+        self._origin: Fraction | None = None
+        self._until = Fraction(0)  # what has come
+        self._end: Fraction | None = None
+        self._resampler: Any = None
+        self._over = False
+        self._microphone = microphone
+        microphone.record(self.feed)
+
+    def feed(self, frame: Any) -> None:
+        """Takes an av.AudioFrame; its pts and time_base say when. Raises av.FFmpegError or ValueError where it cannot
+        be encoded; then nothing more is taken."""
+        with self._changed:
+            if self._over:
+                return
+            self._over = True  # until this has gone well
+            self._raw.append(frame)
+            first = self._raw[0]
+            if self._origin is None and (frame.pts - first.pts) * frame.time_base > _BEFORE:
+                self._raw.popleft()
+            while self._raw and self._origin is not None:
+                self._encode(self._raw.popleft(), self._origin)
+            self._over = False
+            self._changed.notify_all()
+
+    def start(self, origin: Fraction) -> None:
+        """The time that becomes 0 in the output; what came before is cut."""
+        with self._changed:
+            self._origin = origin
+
+    def advance(self, until: Fraction) -> Iterator[Any]:
+        """What lies before `until`: never more than there are pictures for."""
+        self._microphone.watch()
+        with self._changed:
+            ready = list(self._take(until))
+        yield from ready
+
+    def finish(self, end: Fraction) -> Iterator[Any]:
+        """The rest, up to `end`, which may take half a second to come. Then the microphone is closed."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._until >= end, _CATCH_UP if self._microphone.alive else 0)
+            failed, self._over, self._end = self._over, True, end
+            try:
+                while self._raw and self._origin is not None and not failed:
+                    self._encode(self._raw.popleft(), self._origin)
+                self._flush()
+                self._ready.extend(self._stream.encode(None))
+            except (av.FFmpegError, ValueError) as exc:
+                if not failed:
+                    _log.warning("the end of the sound cannot be encoded and is left out (%s)", exc)
+        self._microphone.close()
+        yield from self._take(end)
+
+    def _take(self, until: Fraction) -> Iterator[Any]:
+        while self._ready and self._origin is not None:
+            if self._ready[0].pts * self._ready[0].time_base >= until - self._origin:
+                return
+            yield self._ready.popleft()
+
+    def _encode(self, frame: Any, origin: Fraction) -> None:
+        begins = frame.pts * frame.time_base
+        gap = begins - self._until
+        self._until = begins + Fraction(frame.samples, frame.sample_rate)
+        cut = _cut(frame, origin, self._end)
+        if cut is None:
+            return
+        if self._resampler is None or gap > _LONGEST_GAP:
+            self._flush()
+            context = self._stream.codec_context
+            self._resampler = av.AudioResampler(
+                context.format.name,
+                context.layout.name,
+                context.sample_rate,
+                frame_size=context.frame_size,
+                options={"async": "1000"},
+            )
+        for ready in self._resampler.resample(cut):
+            self._ready.extend(self._stream.encode(ready))
+
+    def _flush(self) -> None:
+        if self._resampler is not None:
+            for rest in self._resampler.resample(None):
+                self._ready.extend(self._stream.encode(rest))
 
 
 class TextTrack:

@@ -20,9 +20,11 @@ from av.stream import Disposition
 from rtbg.errors import Aborted, OutputError, UsageError
 from rtbg.frame import FULL, LIMITED, UNSPECIFIED, Color, Frame, StreamInfo
 from rtbg.sinks.codecs import CONTAINERS, Plan, name_of, plan
+from rtbg.sinks.microphone import Microphone
 from rtbg.sinks.pack import pack
 from rtbg.sinks.passthrough import Passthrough
 from rtbg.sinks.replace import Replacement, writing
+from rtbg.sinks.tracks import LiveTrack
 from rtbg.threads import codec_threads
 
 _log = logging.getLogger("rtbg")
@@ -41,6 +43,9 @@ class VideoSink:
     description: the codec and its settings, such as "h264 yuv420p crf 20".
     Times: a frame is written at its own pts; where info.start is not 0 the part that is read begins at 0. Sound
     is moved by the same amount. A frame that is not later than the one before it is left out, with one warning.
+    Live frames, those with `captured`, are written at the time when they were captured, the first at 0.
+    sound: recorded beside live frames, from the first one on to the last one's end; closed with the sink. Where it
+    fails, the pictures go on.
     Colour tags, rotation, pixel shape and metadata come from `info`; depth and chroma are kept where the codec
     has them. What is changed is logged, a line each.
     Raises UsageError for settings that do not fit and OutputError for a target that cannot be written.
@@ -58,6 +63,7 @@ class VideoSink:
         audio: bool = True,
         overwrite: bool = False,
         threads: int | None = None,
+        sound: Microphone | None = None,
     ) -> None:
         self._info, self._suffix = info, path.suffix.lower()
         self._threads = threads or codec_threads()
@@ -90,6 +96,8 @@ class VideoSink:
         self._last_dts = 0
         self._warned = self._closed = self._cancelled = False
         self._passthrough: Passthrough | None = None
+        self._sound = sound
+        self._track: LiveTrack | None = None
         self._container: Any = None
         self._replacement = Replacement(path, overwrite=overwrite, source=info.path)
         self._path = self._replacement.path
@@ -140,6 +148,8 @@ class VideoSink:
             size = f"{self._width}x{self._height}"
             raise OutputError(f"{self.description} cannot be encoded at {size}: try another --codec") from exc
         self._tell()
+        if self._sound is not None:
+            self._track = LiveTrack(self._container, self._sound, self._suffix)
         if self._info.path is not None and not self._info.still and self._info.path.suffix.lower() not in _SILENT:
             self._passthrough = Passthrough(self._info.path, self._info, self._container, self._suffix, audio=audio)
 
@@ -168,9 +178,14 @@ class VideoSink:
         if (frame.width, frame.height) != (self._info.width, self._info.height):
             told = f"{self._info.width}x{self._info.height}"
             raise OutputError(f"{self._path.name}: a picture of {frame.width}x{frame.height} came into {told}")
-        pts = frame.pts if frame.time_base == self._time_base else round(frame.pts * frame.time_base / self._time_base)
+        if frame.captured:
+            pts = round(Fraction(frame.captured) / self._time_base)
+        elif frame.time_base == self._time_base:
+            pts = frame.pts
+        else:
+            pts = round(frame.pts * frame.time_base / self._time_base)
         if self._first is None:
-            self._begin(pts)
+            self._begin(pts, live=bool(frame.captured))
         elif pts <= self._last:
             if not self._warned:
                 _log.warning("%s: a picture at %.3f s came out of order: left out", self._path.name, frame.seconds)
@@ -187,9 +202,17 @@ class VideoSink:
             self._mux()
             if self._passthrough is not None:
                 self._passthrough.advance(pts * self._time_base)
+            if self._track is not None:
+                for packet in self._track.advance(pts * self._time_base):
+                    self._container.mux(packet)
 
-    def _begin(self, pts: int) -> None:
+    def _begin(self, pts: int, live: bool) -> None:
         self._first, start = pts, Fraction(self._info.start)
+        if live:
+            self._origin = pts
+            if self._track is not None:
+                self._track.start(pts * self._time_base)
+            return
         begin = self._passthrough.begin if self._passthrough is not None else None
         if start:
             wanted = None if begin is None else round((begin + start) / self._time_base)
@@ -271,6 +294,9 @@ class VideoSink:
             end = (self._last + length) * self._time_base
             whole = limit is None and not interrupted
             self._passthrough.finish(None if whole else end if interrupted else max(end, base + Fraction(limit or 0)))
+        if self._track is not None:
+            for packet in self._track.finish((self._last + length) * self._time_base):
+                self._container.mux(packet)
 
     def _stretch(self, final: Any, end: int) -> None:
         """Sets the last packet's length, and in an .mp4 its decoding time.
@@ -292,6 +318,8 @@ class VideoSink:
         """Frees everything and deletes what was written; an older output stays. Never raises."""
         self._closed = True
         self._held.clear()
+        if self._sound is not None:
+            self._sound.close()
         self._replacement.discard()  # first, where the system allows it: the trailer then costs nothing
         with contextlib.suppress(Exception):
             if self._passthrough is not None:
