@@ -1,7 +1,8 @@
 """What a network takes and gives, where its file lies, and which models are shipped.
 
 A model is NAME.onnx with a card, NAME.json, beside it. The card's keys that matter here: `sizes`, a list of
-[width, height], and `sha256`, the checksum of the file (optional); `engines.segmenter` and `engines.recurrent`
+[width, height], and, optional, `sha256`, the checksum of the file, and, of a shipped model, `graph`, the name of the
+file where it is another model's (the same network at other sizes); `engines.segmenter` and `engines.recurrent`
 name those for other networks; everything else is for people. Used by `engines.load` and by every engine; reads no
 graph itself, the engines do.
 """
@@ -72,7 +73,7 @@ def nearest_size(sizes: Sequence[tuple[int, int]], width: int, height: int) -> t
 
 def available_models() -> tuple[str, ...]:
     """Names of the shipped models, sorted."""
-    return tuple(sorted(p.stem for p in MODELS.glob("*.onnx") if p.with_suffix(".json").is_file()))
+    return tuple(sorted(p.stem for p in MODELS.glob("*.json")))
 
 
 def find_model(model: str | Path) -> ModelSpec:
@@ -81,7 +82,8 @@ def find_model(model: str | Path) -> ModelSpec:
     A shipped name goes before a file of that name; a Path is always a file. `sizes` is empty where no card names
     them: `engines.signature.recognise`, which sees the graph, fills them in."""
     if isinstance(model, str) and model in available_models():
-        return _describe(MODELS / f"{model}.onnx")
+        card_path = MODELS / f"{model}.json"
+        return _describe(MODELS / _read_card(card_path).get("graph", f"{model}.onnx"), card_path)
     path = Path(model)
     try:
         missing = not str(model) or not path.exists()
@@ -97,22 +99,22 @@ def find_model(model: str | Path) -> ModelSpec:
     return _describe(path)
 
 
-def _describe(path: Path) -> ModelSpec:
-    """Spec of a file that exists, from its card where it has one."""
+def _describe(path: Path, card_path: Path | None = None) -> ModelSpec:
+    """Spec of a file that should exist, from its card where it has one. card_path: None: the one beside it."""
     try:
         if path.stat().st_size == 0:
             raise ModelError(f"{path} is empty: download or export it again")
         path.open("rb").close()
     except OSError as exc:
         raise ModelError(f"{path} cannot be read ({exc.strerror}): check the file and its permissions") from exc
-    card_path = path.with_suffix(".json")
+    card_path = card_path or path.with_suffix(".json")
     if card_path == path or not card_path.is_file():
         return ModelSpec(path.stem, path, ())
     card = _read_card(card_path)
     if "sha256" in card and card["sha256"] != hashlib.sha256(path.read_bytes()).hexdigest():
         raise ModelError(f"{path} is not the file that its card {card_path.name} describes: install or export it again")
     sizes = _card_sizes(card, card_path) if "sizes" in card else ()
-    return ModelSpec(path.stem, path, sizes, card=card)
+    return ModelSpec(card_path.stem, path, sizes, card=card)
 
 
 def _read_card(path: Path) -> dict[str, Any]:

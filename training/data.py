@@ -32,7 +32,7 @@ U8 = npt.NDArray[np.uint8]
 # How often a picture of each group is drawn, relative to its number. `coc` masks are coarse polygons; `ccp`
 # leaves bystanders unlabelled and `cel` hands; the few true-alpha portraits (`ais`) are worth repeating, and so
 # are selfies (`pic`), the nearest to what a webcam sees.
-GROUP_WEIGHT = {"sup": 1.0, "pic": 2.0, "ccp": 0.6, "cel": 0.4, "coc": 0.0, "ais": 12.0}
+GROUP_WEIGHT = {"sup": 1.0, "pic": 2.5, "ccp": 0.6, "cel": 0.4, "coc": 0.0, "ais": 30.0}
 
 
 # Gaussian noise drawn once; a sample takes a random stretch of it, which costs a twentieth of drawing it anew.
@@ -245,7 +245,7 @@ def soften(rng: np.random.Generator, mask: U8) -> npt.NDArray[np.float32]:
     the cut-out does not carry a rim of its old background."""
     sigma = rng.uniform(0.5, 1.3)
     soft = cv2.GaussianBlur(mask, (0, 0), sigma).astype(np.float32) / 255
-    return np.clip((soft - rng.uniform(0.05, 0.25)) / 0.75, 0, 1)
+    return np.clip((soft - rng.uniform(0.0, 0.15)) / 0.85, 0, 1)
 
 
 def degrade(rng: np.random.Generator, rgb: U8) -> U8:

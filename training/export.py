@@ -12,7 +12,7 @@ import argparse
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from training.data import pairs
 from training.evaluate import Score, load_validation, predict, score, summarize
 from training.lite import LiteConfig, LiteUNet
 from training.model import UNet, count_macs
-from training.train import TrainConfig, build, load_checkpoint
+from training.train import PRESETS, TrainConfig, build, load_checkpoint
 
 # What each group of training pictures is, under which terms, and what it is for.
 GROUPS = {
@@ -115,7 +115,9 @@ class OnnxModel(nn.Module):
         return torch.from_numpy(alpha)
 
 
-def write_card(path: Path, config: TrainConfig, training: dict[str, Any], data: list[str], scores: list[Score]) -> None:
+def write_card(
+    path: Path, graph: Path, config: TrainConfig, training: dict[str, Any], data: list[str], scores: list[Score]
+) -> None:
     """`path` with the suffixes .json and .md; `path.name` is the model's name."""
     name, metrics = path.name, summarize(scores)
     counts = {g: sum(s.name[:3] == g for s in scores) for g in ("sup", "pic", "ais")}
@@ -129,7 +131,8 @@ def write_card(path: Path, config: TrainConfig, training: dict[str, Any], data: 
         "sizes": [list(s) for s in config.sizes],
         "parameters": parameters,
         "macs": macs,
-        "sha256": hashlib.sha256(path.with_suffix(".onnx").read_bytes()).hexdigest(),
+        "graph": graph.name,
+        "sha256": hashlib.sha256(graph.read_bytes()).hexdigest(),
         "architecture": {"network": type(model).__name__, **asdict(config.model)},
         "training": training,
         "data": data,
@@ -139,6 +142,9 @@ def write_card(path: Path, config: TrainConfig, training: dict[str, Any], data: 
     rows = "\n".join(f"| {k} | {v:.4f} |" for k, v in metrics.items())
     listed = "\n".join(f"- {line}" for line in data)
     lite = isinstance(config.model, LiteConfig)
+    preset = next((n for n, p in PRESETS.items() if p.sizes == config.sizes), "")
+    as_exported = f" --sizes {preset}" if preset else ""
+    as_exported += f" --graph-of {graph.stem}" if graph.stem != name else ""
     made = "\n".join(f"    {c}" for c in training["commands"])
     path.with_suffix(".md").write_text(
         f"""# Model `{name}`
@@ -170,7 +176,8 @@ What their terms mean for a network trained on them is for its user to judge.
 Trained on {training["device"]}, each command beginning with what the one before it left:
 
 {made}
-    python -m training.export --data PATH --checkpoint runs/{name}/best.pt --name {name} --out engines/models
+    python -m training.export --data PATH --checkpoint runs/NAME/best.pt --name {name}{as_exported}
+    python -m training.quantise --data PATH --name {name}
 """
     )
 
@@ -182,22 +189,28 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--checkpoint", type=Path, required=True)
     parser.add_argument("--name", required=True)
     parser.add_argument("--out", type=Path, default=Path("engines/models"))
+    parser.add_argument("--sizes", choices=PRESETS, help="the input sizes of this preset (default: the checkpoint's)")
+    parser.add_argument("--graph-of", metavar="NAME", help="write a card only: the graph is that exported model's")
     args = parser.parse_args(argv)
     model, config = load_checkpoint(args.checkpoint)
+    if args.sizes:
+        config = replace(config, sizes=PRESETS[args.sizes].sizes)
     stored = json.loads(args.checkpoint.with_suffix(".json").read_text())
     path = args.out / args.name
-    export_onnx(model, path.with_suffix(".onnx"), config.sizes[0])
+    graph = args.out / f"{args.graph_of or args.name}.onnx"
+    if not args.graph_of:
+        export_onnx(model, graph, config.sizes[0])
     training = {k: stored["figures"][k] for k in ("epoch", "minutes")}
     training |= {"device": stored["device"], "commands": stored["commands"]}
     data = describe_data(args.data)
     path.with_suffix(".json").unlink(missing_ok=True)  # an older card would not fit the new file
-    exported = OnnxModel(path.with_suffix(".onnx"))
+    exported = OnnxModel(graph)
     pictures = load_validation(args.data)
     scores = []
     for name, rgba in pictures:
         alpha = predict(exported, np.ascontiguousarray(rgba[..., :3]), config.sizes)
         scores.append(score(name, alpha, rgba[..., 3]))
-    write_card(path, config, training, data, scores)
+    write_card(path, graph, config, training, data, scores)
     print(path.with_suffix(".md").read_text())
 
 

@@ -147,20 +147,25 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--name", required=True, help="of an exported model")
     parser.add_argument("--out", type=Path, default=Path("engines/models"))
     args = parser.parse_args(argv)
-    path, target = args.out / f"{args.name}.onnx", args.out / f"{args.name}.int8.onnx"
-    card = json.loads(path.with_suffix(".json").read_text())
+    card_path = args.out / f"{args.name}.json"
+    card = json.loads(card_path.read_text())
     card.pop("int8", None)
+    path = args.out / card["graph"]
+    target = path.with_suffix(".int8.onnx")
     sizes = [tuple(s) for s in card["sizes"]]
-    quantise(path, target, args.data, sizes[0])
-    write_probe(args.out / "probe.onnx")
+    own = path.stem == args.name  # else the file is that of another model, whose network it is at other sizes
+    if own:
+        quantise(path, target, args.data, sizes[0])
+        write_probe(args.out / "probe.onnx")
     validation = load_validation(args.data)
     before = summarize(evaluate(OnnxModel(path), validation, sizes))
     after = summarize(evaluate(OnnxModel(target), validation, sizes))
     for key, value in before.items():
         print(f"{key:10s} {value:.5f} {after[key]:.5f}")
     if faults := holds(before, after):
-        target.unlink()
-        path.with_suffix(".json").write_text(json.dumps(card, indent=1) + "\n")
+        if own:
+            target.unlink()
+        card_path.write_text(json.dumps(card, indent=1) + "\n")
         raise SystemExit(f"not kept: {', '.join(faults)}")
     digest = hashlib.sha256(target.read_bytes()).hexdigest()
     card["int8"] = {
@@ -169,7 +174,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "metrics": after,
         "made_with": f"onnxruntime {onnxruntime.__version__}",
     }
-    path.with_suffix(".json").write_text(json.dumps(card, indent=1) + "\n")
+    card_path.write_text(json.dumps(card, indent=1) + "\n")
 
 
 if __name__ == "__main__":

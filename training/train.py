@@ -59,7 +59,7 @@ class TrainConfig:
     warmup: float = 0.01
     weight_decay: float = 0.05
     ema: float = 0.9995
-    own_past: float = 0.6  # share of the steps, after the first stage, with the network's own answers as pasts
+    own_past: float = 0.4  # share of the steps, after the first stage, with the network's own answers as pasts
     first_stage: int = 0  # of STAGES; the last one only, to go on from trained weights
     distill: float = 0.5  # share of the loss against the teacher's matte, where there is a teacher
     seed: int = 1
