@@ -179,7 +179,7 @@ def _run_eight_bits(make: Callable[..., Runner], spec: ModelSpec, options: Mappi
         return None
     graph = int8.eight_bits(spec)
     if graph is not None and int8.is_exact(make):
-        runner = make(graph, **{**options, "precision": "f32"})
+        runner = make(graph, **{**options, "precision": "auto"})  # of what is not in 8 bits
         runner.device = f"{runner.device.rpartition(' ')[0]} int8"
         return runner
     if wanted == "int8":
