@@ -70,7 +70,6 @@ class Mark:
     at: float
     cpu: float
     stats: Stats
-    dropped: int  # in all, before and within the run
     latency: Latency
     threads: dict[str, float] = field(default_factory=thread_seconds)
 
@@ -78,8 +77,8 @@ class Mark:
 class Watch:
     """Ends the run when it has been measured. `look` is its progress callback."""
 
-    def __init__(self, source: Any, stop: Stop, seconds: float, warm_up: float) -> None:
-        self._source, self._stop, self._seconds, self._warm_up = source, stop, seconds, warm_up
+    def __init__(self, stop: Stop, seconds: float, warm_up: float) -> None:
+        self._stop, self._seconds, self._warm_up = stop, seconds, warm_up
         self._made = time.monotonic()
         self._first = 0.0  # when the first composite had been sent
         self.marks: list[Mark] = []
@@ -108,8 +107,7 @@ class Watch:
         assert stats.latency is not None
         kept = copy.copy(stats)
         kept.stages = dict(stats.stages)
-        dropped = stats.dropped + self._source.dropped
-        self.marks.append(Mark(time.monotonic(), time.process_time(), kept, dropped, copy.deepcopy(stats.latency)))
+        self.marks.append(Mark(time.monotonic(), time.process_time(), kept, copy.deepcopy(stats.latency)))
 
 
 def between(before: Latency, after: Latency) -> list[float]:
@@ -138,7 +136,7 @@ def live(job: dict[str, Any]) -> dict[str, Any]:
     control = Control(quit=stop.end)
     source = PacedSource(job["clip"], rate=RATE)
     info = source.info
-    watch = Watch(source, stop, job["seconds"], job["warm_up"])
+    watch = Watch(stop, job["seconds"], job["warm_up"])
     stats = run_live(
         source,
         matting_factory(options, info),
@@ -157,7 +155,7 @@ def live(job: dict[str, Any]) -> dict[str, Any]:
 def _difference(a: Mark, b: Mark) -> dict[str, Any]:
     """What happened from one mark to the other."""
     seconds, cpu = b.at - a.at, b.cpu - a.cpu
-    sent, dropped = b.stats.frames_out - a.stats.frames_out, b.dropped - a.dropped
+    sent, dropped = b.stats.frames_out - a.stats.frames_out, b.stats.dropped - a.stats.dropped
     latency = between(a.latency, b.latency)
     threads = {name: used - a.threads.get(name, 0.0) for name, used in b.threads.items()}
     if threads:

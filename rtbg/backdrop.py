@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 
 LOOK = 1.0  # seconds between two looks at the files
 SETTLE = 0.25  # seconds for which a file must not have changed to be read; and within which a wish is seen
+LEAVE = 1.0  # seconds that a reading under way has to come back when it is no longer wanted
 LEAP = Fraction(1, 4)  # seconds: the most by which a video moves on between two pictures, so that it never catches up
 GREY = (128, 128, 128)
 
@@ -149,11 +150,15 @@ class Backdrop:
             return slot.opened.background.at(frame, alpha)
 
     def close(self) -> None:
-        """Joins the thread and closes every background. May be called twice."""
+        """Joins the thread and closes every background, within about a second: a file that is being read again and
+        does not come (a network drive) is left behind. May be called twice."""
+        again = self._closing.is_set()
         self._closing.set()
         thread = getattr(self, "_thread", None)
-        if thread is not None:
-            thread.join()
+        if thread is not None and not again:
+            thread.join(LEAVE)
+            if thread.is_alive():
+                log.warning("a background file that is read again does not come: it is left to itself")
         for slot in self._slots:
             slot.opened.background.close()
 
@@ -221,6 +226,9 @@ class Backdrop:
             self._say(f"rtbg: warning: {reason}; the background stays as it was")
             return
         with self._lock:
+            if self._closing.is_set():
+                fresh.background.close()
+                return
             old, slot.opened = slot.opened, fresh
             slot.clock = Fraction(0)
             self._replaced += 1

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -39,6 +40,7 @@ backgrounds:
 
 examples:
   rtbg --webcam --bg beach.jpg          then choose "rtbg" as the camera in Zoom, Meet, Teams or OBS
+                                        (on Windows and macOS "OBS Virtual Camera")
   rtbg in.mp4 -o out.mp4 --bg beach.jpg
   rtbg photo.jpg -o cutout.png --bg transparent
   rtbg *.mp4 -o done/ --bg blur
@@ -92,8 +94,8 @@ def build_parser() -> argparse.ArgumentParser:
     live("--webcam", nargs="?", const="", metavar="CAMERA", help="a camera, by number, path or part of its name; a "
          "video file can stand in (default: the first camera)")  # fmt: skip
     live("--size", metavar="WxH", default=d.size, help="of the camera's and the virtual camera's picture "
-         "(default: 1280x720)")  # fmt: skip
-    live("--fps", type=float, metavar="N", default=d.fps, help="pictures a second (default: 30)")
+         "(default: 1280x720; a file: its own)")  # fmt: skip
+    live("--fps", type=float, metavar="N", default=d.fps, help="pictures a second (default: 30; a file: its own)")
     live("--mirror", action="store_true", help="swap left and right")
     live("--vcam", metavar="DEVICE", default=d.vcam, help='virtual camera to send to, or "none" (default: the one '
          "named rtbg, else a free one)")  # fmt: skip
@@ -183,7 +185,7 @@ def _inform(args: argparse.Namespace, options: Options) -> int:
     if args.doctor:
         from rtbg.doctor import run_doctor
 
-        return run_doctor(vcam=options.vcam, model=options.model)
+        return run_doctor(options)
     from rtbg.cameras import describe, list_cameras
 
     sys.stdout.write(describe(list_cameras()).rstrip() + "\n")
@@ -205,16 +207,21 @@ def _live(args: argparse.Namespace, options: Options) -> int:
     stop = Stop()
     control = Control(quit=stop.end)
     with _signals(stop, quiet=True, reload=control.reload):
-        stats = run_webcam(
-            args.webcam,
-            args.backgrounds or [options.background],
-            options,
-            record=args.output,
-            control=control,
-            stop=stop,
-            verbose=args.verbose,
-            quiet=args.quiet,
-        )
+        try:
+            stats = run_webcam(
+                args.webcam,
+                args.backgrounds or [options.background],
+                options,
+                record=args.output,
+                control=control,
+                stop=stop,
+                verbose=args.verbose,
+                quiet=args.quiet,
+            )
+        except Aborted as exc:
+            if not args.quiet:
+                say(f"rtbg: {exc}")
+            return INTERRUPTED
     return FAILED if stats.lost else DONE
 
 
@@ -324,7 +331,8 @@ def _report(stats: Stats, *, verbose: bool) -> None:
 @contextmanager
 def _signals(stop: Stop, *, quiet: bool, reload: Callable[[], None] | None = None) -> Iterator[None]:
     """First Ctrl-C, SIGTERM or SIGHUP: end of stream. Second: abort. Third: the system's default, for a stage that
-    hangs. reload: what SIGHUP is for instead."""
+    hangs. reload: what SIGHUP is for instead, but where it comes of our terminal being closed: that is an end."""
+    terminals = _terminals() if reload is not None else []
 
     def handle(number: int, _frame: FrameType | None) -> None:
         if stop.ended:
@@ -338,9 +346,15 @@ def _signals(stop: Stop, *, quiet: bool, reload: Callable[[], None] | None = Non
     numbers = [getattr(signal, n) for n in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, n)]
     kept = {n: signal.signal(n, handle) for n in numbers}
     if reload is not None and hasattr(signal, "SIGHUP"):
-        signal.signal(signal.SIGHUP, lambda _number, _frame: reload())
+        # It may come twice when a terminal is closed, from the system and from the shell, which is not to abort.
+        signal.signal(signal.SIGHUP, lambda *_: reload() if _terminals() == terminals else stop.end())
     try:
         yield
     finally:
         for number, old in kept.items():
             signal.signal(number, old)
+
+
+def _terminals() -> list[int]:
+    """Which of standard input and standard error are terminals that work. One that was closed is none any more."""
+    return [fd for fd in (0, 2) if os.isatty(fd)]

@@ -20,7 +20,7 @@ from rtbg.errors import UsageError
 from rtbg.frame import Array, Frame, StreamInfo
 from rtbg.link import Link, LinkAborted, LinkClosed
 from rtbg.protocols import Sink
-from rtbg.stats import Latency
+from rtbg.stats import Latency, Stop
 
 POLICIES = ("card", "freeze", "black")
 GAP = 1.5  # intervals without a picture after which the clock fills in
@@ -131,9 +131,10 @@ class Outlet:
         with suppress(LinkAborted, LinkClosed):  # the sink is gone or closing: the run decides what becomes of it
             self.link.put(frame)
 
-    def run(self) -> Path | None:
+    def run(self, stop: Stop) -> Path | None:
         """Sends until the link is closed, then closes the sink: its output. A virtual camera's reader keeps the last
-        picture, so that is never the camera's, however this ends. Raises LinkAborted, and what the sink raises."""
+        picture, so that is never the camera's, however this ends. A recorder that was stopped before there was a
+        picture is aborted: that is no fault. Raises LinkAborted, and what the sink raises."""
         try:
             if self.clocked:
                 self._clock()
@@ -145,6 +146,9 @@ class Outlet:
             raise
         if self.clocked:
             self._write(self._cover.stamped(self._cover.picture(None)))
+        elif self._shown is None and stop.ended:
+            self.sink.abort()
+            return None
         else:
             self._lengthen()
         return self.sink.close()
@@ -195,9 +199,15 @@ class Outlet:
                 continue
             if frame is None:
                 return
-            if self._control.frozen or (self._shown is not None and frame.pts <= self._shown.pts):
+            if self._control.frozen or not self._follows(frame):
                 continue  # frozen: the last picture lasts; else one that was under way when it was covered
             self._send(frame)
+
+    def _follows(self, frame: Frame) -> bool:
+        """Whether it comes after what was shown. A covering picture before the camera's first one has a pts that was
+        guessed, since the source's time was not known then: the moment counts too."""
+        shown = self._shown
+        return shown is None or (frame.pts > shown.pts and frame.captured > shown.captured)
 
     def _cover_once(self) -> None:
         now = time.monotonic()

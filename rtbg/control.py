@@ -17,7 +17,7 @@ class Control:
 
     def __init__(self, *, quit: Callable[[], None]) -> None:
         self._quit = quit
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal may come on the very thread that presses a key
         self.matte = self.frozen = False
         self.steps = 0  # backgrounds forward since the start
         self.reloads = 0  # wishes for the background's file to be read again

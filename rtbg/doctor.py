@@ -30,6 +30,7 @@ from rtbg.frame import LIMITED, SMPTE170M, Array, Color, Frame
 from rtbg.options import ENGINES, Options
 from rtbg.progress import say
 from rtbg.protocols import Sink
+from rtbg.threads import engine_threads
 from rtbg.version import __version__
 
 __all__ = ["Finding", "examine", "report", "run_doctor"]
@@ -61,10 +62,12 @@ print(w, h, *(round(float(p.mean()), 1) for p in (y, u, v)), round(float(max(p.s
 """
 
 
-def examine(*, vcam: str | None = None, model: str | None = None) -> list[Finding]:
-    """Looks at everything, some seconds long. vcam: the device of the virtual camera, as `--vcam` takes it. model: the
-    network, as `--model` takes it. Shows a plain colour on the virtual camera, where there is one that nobody writes
-    to. Raises nothing but what is a fault of rtbg itself."""
+def examine(options: Options | None = None) -> list[Finding]:
+    """Looks at everything, some seconds long. options: what a live run is to be tried with: vcam ("none": the one that
+    would be taken), model, engine, device, threads. Shows a plain colour on the virtual camera, where there is one that
+    nobody writes to. Raises nothing but what is a fault of rtbg itself."""
+    options = options or Options()
+    vcam = None if options.vcam == "none" else options.vcam
     known = list_cameras()
     webcam = _webcam(known)
     virtual = virtual_cameras(vcam, webcam)
@@ -72,7 +75,7 @@ def examine(*, vcam: str | None = None, model: str | None = None) -> list[Findin
     found = [*cameras(known), *virtual, *(f for f in tried if f.area == VIRTUAL)]
     if sys.platform == "linux":
         found += [*system.module(), *system.permissions(v4l2.devices())]
-    found += [*system.display(), *system.gpu(), *engine(model), *codecs()]
+    found += [*system.display(), *system.gpu(), *engine(options), *codecs()]
     found += [f for f in tried if f.area == LOOP]
     return found
 
@@ -106,13 +109,14 @@ def verdict(findings: Sequence[Finding]) -> str:
         return f"A live run is not possible: no working {lack}. Files work: rtbg in.mp4 -o out.mp4"
     if any(f.state == PROBLEM for f in findings):
         return "A live run is possible, with the problems named above: rtbg --webcam"
-    return "All is well: rtbg --webcam --bg beach.jpg, then choose rtbg as the camera in your video call."
+    called = '"OBS Virtual Camera"' if sys.platform in ("win32", "darwin") else "rtbg"
+    return f"All is well: rtbg --webcam --bg beach.jpg, then choose {called} as the camera in your video call."
 
 
-def run_doctor(*, vcam: str | None = None, model: str | None = None) -> int:
-    """Prints the report; returns the exit code: 1 if a live run is not possible, else 0."""
+def run_doctor(options: Options | None = None) -> int:
+    """Prints the report; returns the exit code: 1 if a live run is not possible, else 0. options: see `examine`."""
     say("rtbg: looking at cameras, engines and codecs ...")
-    findings = examine(vcam=vcam, model=model)
+    findings = examine(options)
     print(report(findings), flush=True)
     return int(any(f.area in NEEDED and f.state == PROBLEM for f in findings))
 
@@ -273,13 +277,14 @@ def _judge(where: str, answer: system.Answer, trouble: str) -> Finding:
 # -- engine and codecs --
 
 
-def engine(model: str | None = None) -> list[Finding]:
+def engine(options: Options | None = None) -> list[Finding]:
     """Which engine would run the network, and how fast; what else is installed."""
     import engines
 
-    model = model or Options().model
+    options = options or Options()
+    model, threads = options.model, options.threads or engine_threads()
     try:
-        running = engines.load(model)
+        running = engines.load(model, engine=options.engine, device=options.device, threads=threads)
     except engines.EngineError as exc:
         return [Finding(ENGINE, PROBLEM, str(exc))]
     try:

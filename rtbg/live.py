@@ -48,6 +48,8 @@ _log = logging.getLogger("rtbg")
 
 PATIENCE = 0.5  # seconds
 LEAVE = 3.0  # seconds that a thread has to come back once the run is over
+HUNG = 2.0  # the same where the engine hangs anyway: the reader, which may be in a read of one second, comes back
+TOLD = 0.3  # seconds for which a recorder may complete its file before that is said
 SILENT = 3.0  # seconds after which a read is said to hang: a source answers within one
 GRACE = 0.5  # seconds that the picture under way has to come through once the run is over
 
@@ -67,6 +69,7 @@ def run_live(
     swap: Swap | None = None,
     patience: float = PATIENCE,
     reuse: bool = True,
+    completing: Callable[[], None] | None = None,
 ) -> Stats:
     """Sends the source's pictures to all outputs until the source ends, `stop` says so, or a required output fails.
 
@@ -86,8 +89,11 @@ def run_live(
     swap: see `Swap`; None: the matting stays.
     patience: seconds; how old a picture may be when it leaves, and for how long the last one may stand in for it.
     reuse: False infers every picture, also where nothing has changed.
-    Returns the statistics: `trouble` is what is wrong at the moment, `lost` the outputs that failed meanwhile.
-    Raises what the first failing stage raised (each is a reason that no picture can come), or Aborted.
+    completing: called once, on the caller's thread, when the run is over and a recorder still works.
+    Returns the statistics: `trouble` is what is wrong at the moment, `lost` the outputs that failed meanwhile. Pictures
+    that the source left out by itself (its `dropped`) count as come and dropped, but those before the engine was open.
+    Raises what the first failing stage raised (each is a reason that no picture can come), or Aborted, whose message
+    tells what became of the recording.
     """
     stop = stop or Stop()
     control = control or Control(quit=stop.end)
@@ -99,7 +105,7 @@ def run_live(
         composer = Composer(open_matting, backdrop, compositor or Compositor(), cover, control, swap or Swap(), reuse)
         run = _Run(source, composer, outlets, cover, stop)
         stack.pop_all()  # from here on the run closes them
-    return run.run(progress, wait)
+    return run.run(progress, wait, completing)
 
 
 class _Run:
@@ -109,19 +115,26 @@ class _Run:
         self.source, self.composer, self.outlets, self.cover, self.stop = source, composer, outlets, cover, stop
         self.shown = next((o for o in outlets if o.clocked), outlets[0])  # of whom the statistics speak
         self.stats = Stats(latency=self.shown.latency)
-        self.started = time.monotonic()
+        self.started, self.cpu_started = time.monotonic(), time.process_time()
         self.told = 0.0  # when progress was last called
         self.read: Link[Frame] = Link(1, live=True)
-        self.excused = 0  # pictures that went by while the engine was being opened: nobody was to see them
+        self.taken = 0  # pictures that were read
+        # Pictures that went by while the engine was being opened, nobody was to see them: of the link, of the source.
+        self.excused: tuple[int, int] | None = None
         self.reading = 0.0  # since when the source is being read; 0: it is not
         self.read_seconds = 0.0
         self.lock = threading.Lock()
         self.error: BaseException | None = None
         self.over = threading.Event()
-        self.over_at = 0.0
+        self.over_at = self.cpu_over = 0.0
         self.aborted = False
 
-    def run(self, progress: Callable[[Stats], None] | None, wait: Callable[[float], object] | None) -> Stats:
+    def run(
+        self,
+        progress: Callable[[Stats], None] | None,
+        wait: Callable[[float], object] | None,
+        completing: Callable[[], None] | None,
+    ) -> Stats:
         reader = threading.Thread(target=self._guard, args=(self._reader,), name="rtbg-reader", daemon=True)
         matting = threading.Thread(target=self._guard, args=(self._matting,), name="rtbg-matting", daemon=True)
         writers = [
@@ -129,25 +142,44 @@ class _Run:
             for k, o in enumerate(self.outlets)
         ]
         threads = [*writers, matting, reader]
+        recorders = [t for t, o in zip(writers, self.outlets, strict=True) if not o.clocked]
         try:
             for thread in threads:
                 thread.start()
-            recorders = [t for t, o in zip(writers, self.outlets, strict=True) if not o.clocked]
             while (alive := [t for t in threads if t.is_alive()]) and not self._left(alive, recorders):
                 (alive[0].join if wait is None or self.over.is_set() else wait)(0.1)
                 self._watch(progress, reader.is_alive())
+                if completing is not None and self._completes(alive, recorders):
+                    completing()
+                    completing = None
         except BaseException as exc:  # KeyboardInterrupt, or the progress callback failed
             self._abort(exc)
             self._await(threads)
         self._free(reader, matting, writers)
         self._count()
+        if isinstance(self.error, Aborted):
+            raise Aborted(self._kept(bool(recorders))) from self.error
         if self.error is not None:
             raise self.error
+        if missing := sum(o.link.dropped for o in self.outlets if not (o.clocked or o.lost)):
+            lacks = f"the recording lacks {missing} picture{'s' if missing > 1 else ''}"
+            _log.warning("%s: disk or encoder is too slow (try --preset veryfast)", lacks)
         return self.stats
+
+    def _kept(self, recorded: bool) -> str:
+        """What is left of an aborted run."""
+        if self.stats.outputs:
+            return f"aborted; {', '.join(str(p) for p in self.stats.outputs)} is whole"
+        return "nothing was recorded" if recorded else "aborted"
+
+    def _completes(self, alive: list[threading.Thread], recorders: list[threading.Thread]) -> bool:
+        """Whether the run is over but for a recorder, for so long that somebody may wonder."""
+        late = self.over.is_set() and not self.aborted and time.monotonic() - self.over_at > TOLD
+        return late and any(t in recorders for t in alive)
 
     def _left(self, alive: list[threading.Thread], recorders: list[threading.Thread]) -> bool:
         """Whether those that still live are to be left behind. A recorder that completes its file is waited for."""
-        if not self.over.is_set() or time.monotonic() - self.over_at < (2 * GRACE if self._hung else LEAVE):
+        if not self.over.is_set() or time.monotonic() - self.over_at < (HUNG if self._hung else LEAVE):
             return False
         return self.aborted or not any(t in recorders for t in alive)
 
@@ -206,10 +238,16 @@ class _Run:
 
     def _count(self) -> None:
         stats, shown, composer = self.stats, self.shown, self.composer
-        stats.seconds = time.monotonic() - self.started
+        over = self.over.is_set()  # what a recorder does then is not the run's
+        stats.seconds = (self.over_at if over else time.monotonic()) - self.started
+        stats.cpu_seconds = (self.cpu_over if over else time.process_time()) - self.cpu_started
+        left_out = getattr(self.source, "dropped", 0)
+        link, before = self.excused or (self.read.dropped, left_out)
+        stats.frames_in = self.taken + left_out - before
         stats.engine, stats.reused, stats.trouble = composer.device, composer.reused, self.cover.trouble
         stats.frames_out, stats.filled, stats.covered = shown.sent, shown.filled, shown.covered
-        stats.dropped = self.read.dropped - self.excused + composer.late + shown.late + shown.link.dropped
+        stats.dropped = self.read.dropped - link + left_out - before
+        stats.dropped += composer.late + shown.late + shown.link.dropped
         stats.stages = {"read": self.read_seconds, **composer.stages}
         for outlet in self.outlets:
             name = type(outlet.sink).__name__
@@ -229,7 +267,7 @@ class _Run:
         with self.lock:
             self.error = self.error or exc
             if not self.over.is_set():
-                self.over_at = time.monotonic()
+                self.over_at, self.cpu_over = time.monotonic(), time.process_time()
                 self.over.set()
         self.read.abort()
 
@@ -255,9 +293,9 @@ class _Run:
                 self.read_seconds += time.monotonic() - began
             if frame is None:
                 break
-            if not self.stats.frames_in:
+            if not self.taken:
                 self.cover.origin = frame.captured - frame.seconds
-            self.stats.frames_in += 1
+            self.taken += 1
             self.cover.clear("camera")
             self.read.put(frame)
         self.read.close()
@@ -271,7 +309,7 @@ class _Run:
                 if isinstance(exc, RtbgError):
                     raise
                 raise MattingError(f"the network cannot be opened: {reason(exc)}") from exc
-            self.excused = self.read.dropped
+            self.excused = self.read.dropped, getattr(self.source, "dropped", 0)
             while True:
                 try:
                     frame = self.read.get(0.25)
@@ -292,7 +330,7 @@ class _Run:
 
     def _writer(self, outlet: Outlet) -> None:
         try:
-            path = outlet.run()
+            path = outlet.run(self.stop)
         except (KeyboardInterrupt, LinkAborted, SystemExit):
             raise
         except BaseException as exc:

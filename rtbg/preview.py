@@ -12,6 +12,7 @@ Memory bound: the newest picture, and one picture at the window's size.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import threading
@@ -26,7 +27,7 @@ from rtbg.control import Control
 from rtbg.errors import MissingDependency, OutputError
 from rtbg.frame import Array, Frame
 
-WIDEST = 960  # pixels of a new window; the user may resize it
+WIDEST, TALLEST = 960, 720  # pixels of a new window; the user may resize it
 SLICE = 0.03  # seconds between two looks at keys while no picture comes
 BACK = (16, 16, 16)  # beside a picture that has not the window's shape
 
@@ -35,8 +36,8 @@ class Preview:
     """A `Sink` with a window. `pump` and `shut` are for the thread that made it, all else for any."""
 
     def __init__(self, size: tuple[int, int], control: Control, title: str = "rtbg") -> None:
-        """Opens the window, at most WIDEST wide, for pictures of `size` (width, height): 8-bit 4:2:0, BT.601, limited.
-        control: is pressed; closing the window is a `q`.
+        """Opens the window, at most WIDEST by TALLEST, for pictures of `size` (width, height): 8-bit 4:2:0, BT.601,
+        limited. control: is pressed; closing the window is a `q`.
         Raises MissingDependency without pygame, and OutputError where no window can be: no display, or on macOS off
         the main thread."""
         check_display()
@@ -50,17 +51,17 @@ class Preview:
         self._told = title
         self._scratch: Array = np.empty(0, np.uint8)
         self._finished = False  # the run has no more pictures
+        self._failed = ""  # why the window is gone before that
         self._open = False
-        scale = min(1.0, WIDEST / size[0])
+        scale = min(1.0, WIDEST / size[0], TALLEST / size[1])
         try:
             self._pygame.display.init()
             self._open = True
             self._check_driver()
             self._pygame.display.set_allow_screensaver(True)
             self._pygame.display.set_caption(title)
-            self._pygame.display.set_mode(
-                (max(1, round(size[0] * scale)), max(1, round(size[1] * scale))), self._pygame.RESIZABLE
-            )
+            window = [max(2, round(side * scale) // 2 * 2) for side in size]  # even, as its pictures are
+            self._pygame.display.set_mode(window, self._pygame.RESIZABLE)
             self._pygame.display.flip()  # Wayland shows nothing before the first picture
             self._pygame.event.pump()
         except self._pygame.error as exc:
@@ -71,8 +72,10 @@ class Preview:
             raise
 
     def write(self, frame: Frame) -> None:
-        """Makes it the picture to show. At once: what it costs, `pump` pays."""
+        """Makes it the picture to show. At once: what it costs, `pump` pays. Raises OutputError once that failed."""
         with self._changed:
+            if self._failed:
+                raise OutputError(self._failed)
             if self._finished or (self._newest is not None and self._newest.planes is frame.planes):
                 return  # the picture before, sent again
             self._newest, self._waiting = frame, True
@@ -94,15 +97,19 @@ class Preview:
             self.shut()
 
     def pump(self, timeout: float = 0.1) -> None:
-        """Shows pictures and takes keys for `timeout` seconds, less once the run has ended. Instead of sleeping."""
+        """Shows pictures and takes keys for `timeout` seconds, less once the run has ended. Instead of sleeping: it
+        waits also where the window fails, which closes it, and is the sink's to raise."""
         if threading.get_ident() != self._owner:
             raise RuntimeError("pump belongs to the thread that made the Preview")
         end = time.monotonic() + timeout
         try:
             while self._open and not self._round(min(SLICE, timeout)) and time.monotonic() < end:
                 pass
-        except self._pygame.error as exc:
-            raise OutputError(f"the preview window failed ({exc}): leave out --preview") from exc
+        except Exception as exc:  # of SDL, OpenCV or the display: whatever it is, it is not to end the call
+            with self._changed:
+                self._failed = f"the preview window failed ({exc}): leave out --preview"
+            with contextlib.suppress(self._pygame.error):
+                self.shut()
         if not self._open:
             with self._changed:  # the run is about to end, or the window never was
                 self._changed.wait(max(0.0, min(SLICE, end - time.monotonic())))

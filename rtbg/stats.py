@@ -60,6 +60,7 @@ class Stats:
     stages: dict[str, float] = field(default_factory=dict)
     outputs: list[Path] = field(default_factory=list)  # the files that are whole
     # Live runs only:
+    cpu_seconds: float = 0.0  # of the whole process, all threads, while the run went on
     latency: Latency | None = None
     reused: int = 0  # pictures for which the composite before was sent again, since nothing had changed
     filled: int = 0  # pictures that a sink's clock put into a gap: the last one again, or the card

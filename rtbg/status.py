@@ -1,7 +1,8 @@
 """What a live run says of itself: a status line while it goes on, and the closing lines. All on stderr.
 
 Used by the command line. On a terminal the status line stays at the bottom, with what is wrong below it; elsewhere (a
-log, a service) there is a line when something goes wrong and one when it is well again, and nothing else.
+log, a service) there is a line when something goes wrong and one when it is well again; if verbose, one every ten
+seconds too.
 Memory bound: none to speak of.
 """
 
@@ -10,7 +11,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from rtbg.control import KEYS, Control
@@ -20,6 +21,7 @@ from rtbg.stats import Stats
 REFRESH = 0.25  # seconds between two states of the line
 WINDOW = 1.0  # seconds over which fps and stage times are taken
 CALM = 1.0  # seconds between two lines about trouble, so that one that comes and goes does not fill a log
+OFTEN = 10.0  # seconds between two lines of a verbose log
 NARROW = 80  # columns in which the line is whole; its width where that cannot be asked for
 
 
@@ -34,35 +36,42 @@ def live_status(
 ) -> Iterator[Callable[[Stats], None]]:
     """Gives the `progress` callback of `run_live`, for the thread that calls this.
 
-    name: the current background's, `Backdrop.name`. show: False: only trouble is told. verbose: stage times too.
-    keys: keys are taken, in the terminal or the preview: they are named once."""
+    name: the current background's, `Backdrop.name`. show: False: only trouble is told. verbose: stage times too; a
+    line every ten seconds where there is no terminal. keys: keys are taken, in the terminal or the preview: they are
+    named once. A terminal that is closed meanwhile is no error."""
     if not show or not _on_terminal():
-        yield _Log()
+        yield _Log(verbose=verbose and show)
         return
     from rich.console import Console
     from rich.live import Live
 
     console = Console(stderr=True)
     if console.is_dumb_terminal:
-        yield _Log()
+        yield _Log(verbose=verbose)
         return
     if keys:
         say("keys: " + ", ".join(f"{key} {meaning}" for key, meaning in KEYS.items()))
     # What others write to stderr meanwhile comes out above the line. It goes at the end: the summary takes its place.
-    with Live(console=console, auto_refresh=False, transient=True, redirect_stdout=False) as live:
-        console.show_cursor(True)  # a Ctrl-Z would leave the shell without
+    live = Live(console=console, auto_refresh=False, transient=True, redirect_stdout=False)
+    try:
+        with suppress(OSError):
+            live.start()
+            console.show_cursor(True)  # a Ctrl-Z would leave the shell without
         yield _Line(live, control, name, verbose=verbose)
+    finally:
+        with suppress(OSError):
+            live.stop()
 
 
-def summary(stats: Stats, cpu_seconds: float) -> str:
-    """The closing lines of a live run. cpu_seconds: of the whole process, all threads, while the run went on."""
+def summary(stats: Stats, *, verbose: bool = False) -> str:
+    """The closing lines of a live run. verbose: with the time of every stage."""
     minutes, seconds = divmod(round(stats.seconds), 60)
     first = [f"{minutes}:{seconds:02d}", f"{stats.fps:.1f} fps"]
     if stats.latency is not None and stats.latency.count:
         times = (f"p{share} {1000 * stats.latency.quantile(share / 100):.1f}" for share in (50, 95, 99))
         first.append(f"latency {' '.join(times)} ms")
     if stats.seconds:
-        first.append(f"CPU {100 * cpu_seconds / stats.seconds:.0f} % of one core")
+        first.append(f"CPU {100 * stats.cpu_seconds / stats.seconds:.0f} % of one core")
     second = [
         f"dropped {stats.dropped} of {stats.frames_in} ({_percent(stats.dropped, stats.frames_in)})",
         f"reused {stats.reused} ({_percent(stats.reused, stats.frames_out)})",
@@ -70,22 +79,34 @@ def summary(stats: Stats, cpu_seconds: float) -> str:
         f"covered {stats.covered}",
         stats.engine or "no engine ran",
     ]
-    return ", ".join(first) + "\n" + ", ".join(second)
+    lines = [", ".join(first), ", ".join(second)]
+    if verbose and stats.frames_out:
+        lines.append(_times({stage: 1000 * t / stats.frames_out for stage, t in stats.stages.items()}))
+    return "\n".join(lines)
+
+
+def _times(stages: dict[str, float]) -> str:
+    return "ms a frame: " + ", ".join(f"{stage} {ms:.1f}" for stage, ms in stages.items())
 
 
 def status_line(stats: Stats, fps: float, control: Control, name: str, width: int) -> str:
     """One line of at most `width` columns; whole from NARROW up, but for long names, which lose their middle."""
     parts = [word for word, on in (("FROZEN", control.frozen), ("MATTE", control.matte)) if on]
-    parts.append(f"{fps:.1f} fps" if stats.frames_out else "starting")
+    parts += _figures(stats, fps)
+    room = width - sum(len(p) + 2 for p in parts)
+    engine = _shorten(stats.engine, max(room - 2 - len(name), room // 2 - 1))
+    parts += [_shorten(name, max(0, room - (len(engine) + 2 if engine else 0))), engine]
+    return "  ".join(filter(None, parts))[:width]
+
+
+def _figures(stats: Stats, fps: float) -> list[str]:
+    parts = [f"{fps:.1f} fps" if stats.frames_out else "starting"]
     if stats.latency is not None and stats.latency.count:
         p50, p95 = (1000 * stats.latency.quantile(q) for q in (0.5, 0.95))
         parts.append(f"latency {p50:.0f}/{p95:.0f} ms")
     if stats.frames_out:
         parts.append(f"dropped {stats.dropped} ({_percent(stats.dropped, stats.frames_in)})")
-    room = width - sum(len(p) + 2 for p in parts)
-    engine = _shorten(stats.engine, max(room - 2 - len(name), room // 2 - 1))
-    parts += [_shorten(name, max(0, room - (len(engine) + 2 if engine else 0))), engine]
-    return "  ".join(filter(None, parts))[:width]
+    return parts
 
 
 class _Rates:
@@ -129,22 +150,28 @@ class _Line:
         fps = self._rates.fps or stats.fps if stats.seconds < 2 * WINDOW else self._rates.fps
         lines = [Text(status_line(stats, fps, self._control, self._name(), width), no_wrap=True, overflow="crop")]
         if self._verbose and self._rates.stages:
-            times = ", ".join(f"{stage} {ms:.1f}" for stage, ms in self._rates.stages.items())
-            lines.append(Text(f"ms a frame: {times}", style="dim"))
+            lines.append(Text(_times(self._rates.stages), style="dim"))
         if stats.trouble:
             lines.append(Text(stats.trouble, style="yellow"))
-        self._live.update(Group(*lines), refresh=True)
+        with suppress(OSError):  # the terminal was closed
+            self._live.update(Group(*lines), refresh=True)
 
 
 class _Log:
-    """Lines about trouble, where there is no terminal."""
+    """Lines about trouble, where there is no terminal. verbose: and about how it goes."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, verbose: bool = False) -> None:
         self._told = ""
         self._due = 0.0
+        self._verbose = verbose
+        self._at, self._frames = 0.0, 0  # of the run at the last line about how it goes
 
     def __call__(self, stats: Stats) -> None:
         now = time.monotonic()
+        if self._verbose and stats.seconds - self._at >= OFTEN:
+            fps = (stats.frames_out - self._frames) / (stats.seconds - self._at)
+            self._at, self._frames = stats.seconds, stats.frames_out
+            say("rtbg: " + ", ".join(filter(None, [*_figures(stats, fps), stats.engine])))
         if stats.trouble == self._told or now < self._due:
             return
         self._told, self._due = stats.trouble, now + CALM

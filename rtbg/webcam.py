@@ -5,18 +5,20 @@ Used by the command line (`rtbg --webcam`). Everything that can be refused is re
 
 from __future__ import annotations
 
-import time
+import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
 from engines import EngineError, load
+from engines.spec import find_model
 from rtbg.backdrop import Backdrop, refuse_transparent
+from rtbg.backgrounds import parse_background
 from rtbg.cameras import find_camera
 from rtbg.clock import Output
 from rtbg.composite import Compositor
 from rtbg.control import Control
-from rtbg.errors import MattingError, UsageError
+from rtbg.errors import InputError, MattingError, UsageError
 from rtbg.foreground import Foreground
 from rtbg.frame import StreamInfo
 from rtbg.keys import terminal_keys
@@ -37,6 +39,9 @@ from rtbg.threads import codec_threads, engine_threads
 from rtbg.upsampling import Edge
 
 SIZE, RATE = (1280, 720), 30
+# What a file's name may end in; a camera's does not.
+FILES = {".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".gif", ".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif"}
+DEVICES = ("auto", "cpu", "cuda", "mps")
 
 
 def open_camera(spec: str, options: Options) -> tuple[WebcamSource | PacedSource, str | None]:
@@ -45,9 +50,42 @@ def open_camera(spec: str, options: Options) -> tuple[WebcamSource | PacedSource
     size = size_of(options.size) if options.size else None
     if spec and Path(spec).is_file():
         return PacedSource(spec, size=size, rate=options.fps, mirror=options.mirror), None
-    camera = find_camera(spec)
+    try:
+        camera = find_camera(spec)
+    except InputError:
+        if _means_a_file(spec) and not Path(spec).exists():
+            raise InputError(f"{spec}: no such file") from None
+        raise
     source = WebcamSource(camera, size=size or SIZE, rate=options.fps or RATE, mirror=options.mirror)
     return source, camera.path
+
+
+def _means_a_file(spec: str) -> bool:
+    separated = "/" in spec or (os.sep in spec)
+    return (separated and not spec.startswith("/dev/")) or Path(spec).suffix.lower() in FILES
+
+
+def check_network(options: Options) -> None:
+    """Raises MattingError for a model, or a device, that there is not, without loading anything. What this lets
+    through is refused when the engine is opened."""
+    try:
+        find_model(options.model)
+    except EngineError as exc:
+        raise MattingError(str(exc)) from exc
+    device = options.device.lower()
+    if device.partition(":")[0] not in DEVICES and options.engine != "onnxruntime":
+        raise MattingError(f"the device {options.device!r} is not known: use {', '.join(DEVICES)}")
+    runs = {"openvino": "cpu", "tensorrt": "cuda"}.get(options.engine)
+    if runs is not None and device not in ("auto", runs):
+        raise MattingError(f"the engine {options.engine} does not run on the device {options.device!r}: use auto")
+
+
+def refuse_overwriting(record: str, spec: str, backgrounds: Sequence[str], mic: str | None) -> None:
+    """Raises UsageError where the recording would take the place of a file that is read meanwhile."""
+    behind = [str(path) for path in (parse_background(b).path for b in backgrounds) if path is not None]
+    for name in (spec, *behind, mic or ""):
+        if name and Path(record).is_file() and Path(name).is_file() and os.path.samefile(record, name):  # noqa: PTH121
+            raise UsageError(f"the recording {record} is a file that is read: choose another name with -o")
 
 
 def matting_factory(options: Options, info: StreamInfo) -> Callable[[], Matting]:
@@ -78,10 +116,13 @@ def run_webcam(
 ) -> Stats:
     """Runs until `stop`. record: a video file to write as well. Raises RtbgError of the kind that fits."""
     refuse_transparent(backgrounds)
+    check_network(options)
     if options.vcam == "none" and not options.preview and not record:
         raise UsageError("nothing would be shown: --vcam none is for --preview or -o")
     if options.mic is not None and not record:
         raise UsageError("--mic is for a recording: name one with -o")
+    if record is not None:
+        refuse_overwriting(record, spec, backgrounds, options.mic)
     with ExitStack() as stack:
         source, path = open_camera(spec, options)
         stack.callback(source.close)
@@ -104,8 +145,7 @@ def run_webcam(
             preview = Preview((info.width, info.height), control)
             add(preview, required=False)
         if record is not None:
-            add(_recorder(record, info, options, stack), clocked=False, required=False)
-        began = time.process_time()
+            add(_recorder(record, info, options, stack, quiet=quiet), clocked=False, required=False)
         told = not quiet
         with (
             terminal_keys(control) as keys,
@@ -121,6 +161,10 @@ def run_webcam(
                     say(f"rtbg: {source.obtained}" + (f" -> {shown}" if shown else ""))
                 status(stats)
 
+            def completing() -> None:
+                if not quiet:
+                    say(f"rtbg: completing {record}; again to give it up")
+
             compositor = Compositor(show=options.show, foreground=Foreground(wrap=options.light_wrap))
             stack.pop_all()  # all of it is the run's now
             stats = run_live(
@@ -134,19 +178,19 @@ def run_webcam(
                 stop=stop,
                 progress=progress,
                 wait=preview.pump if preview is not None else None,
+                completing=completing,
             )
         if not quiet:
-            say(summary(stats, time.process_time() - began))
+            say(summary(stats, verbose=verbose))
     return stats
 
 
-def _recorder(record: str, info: StreamInfo, options: Options, stack: ExitStack) -> Sink:
+def _recorder(record: str, info: StreamInfo, options: Options, stack: ExitStack, *, quiet: bool) -> Sink:
     sound = None
     if options.mic is not None:
         sound = Microphone(options.mic)
         stack.callback(sound.close)
-    say(f"rtbg: recording {sound.description}" if sound else "rtbg: sound is not recorded: --mic NAME would")
-    return open_sink(
+    sink = open_sink(
         record,
         info,
         alpha=False,
@@ -158,3 +202,6 @@ def _recorder(record: str, info: StreamInfo, options: Options, stack: ExitStack)
         threads=codec_threads(),
         sound=sound,
     )
+    if not quiet:
+        say(f"rtbg: recording {sound.description}" if sound else "rtbg: sound is not recorded: --mic NAME would")
+    return sink

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from rtbg.backdrop import Backdrop, refuse_transparent
-from rtbg.backgrounds import parse_background
+from rtbg.backgrounds import BackgroundSpec, parse_background
 from rtbg.color import planes_to_rgb
 from rtbg.control import Control
 from rtbg.errors import BackgroundError, UsageError
@@ -306,3 +306,31 @@ def test_close_joins_and_may_come_twice(tmp_path: Path) -> None:
     backdrop.close()
     backdrop.close()
     assert not any(t.name == "rtbg-backdrop" for t in threading.enumerate())
+
+
+def test_a_file_that_hangs_does_not_hold_up_the_end(
+    tmp_path: Path, opened: Open, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is read again from a drive that has gone away. Should it come back, it is closed."""
+    control = Control(quit=lambda: None)
+    backdrop = opened(str(picture(tmp_path / "a.png", RED)), control=control)
+    release, reading = threading.Event(), threading.Event()
+    read = backdrop._open
+
+    def hang(spec: BackgroundSpec) -> object:
+        reading.set()
+        release.wait(20)
+        return read(spec)
+
+    monkeypatch.setattr(backdrop, "_open", hang)
+    try:
+        control.reload()
+        assert reading.wait(10)
+        began = time.monotonic()
+        backdrop.close()
+        backdrop.close()
+        assert time.monotonic() - began < 5
+        assert "is left to itself" in caplog.text
+        assert backdrop.version == 0
+    finally:
+        release.set()

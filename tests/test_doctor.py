@@ -19,6 +19,7 @@ from rtbg import doctor_system as system
 from rtbg.cameras import Camera, list_cameras
 from rtbg.doctor import CAMERAS, ENGINE, LOOP, VIRTUAL, Finding, report, verdict
 from rtbg.doctor_system import NOTE, OK, PROBLEM, Answer
+from rtbg.options import Options
 from rtbg.v4l2 import Device, Format, FrameSize
 
 ROOT = Path(__file__).parent.parent
@@ -115,8 +116,15 @@ def test_the_engine_is_the_one_that_runs():
 
 
 def test_an_engine_that_cannot_run_is_a_problem(tmp_path):
-    (finding,) = doctor.engine(str(tmp_path / "nothing.onnx"))
+    (finding,) = doctor.engine(Options(model=str(tmp_path / "nothing.onnx")))
     assert finding.state == PROBLEM and "nothing.onnx" in finding.text
+
+
+def test_engine_device_and_threads_are_those_asked_for():
+    first, _ = doctor.engine(Options(engine="onnxruntime", threads=1))
+    assert "ONNX Runtime" in first.text
+    (finding,) = doctor.engine(Options(engine="openvino", device="cuda"))
+    assert finding.state == PROBLEM and "cuda" in finding.text
 
 
 def test_every_codec_opens():

@@ -364,13 +364,97 @@ def test_the_only_output_that_fails_ends_the_run() -> None:
     assert setup.all_closed()
 
 
-def test_a_slow_recorder_holds_up_nobody() -> None:
+def test_a_slow_recorder_holds_up_nobody(caplog: pytest.LogCaptureFixture) -> None:
+    """What it lacks is said; the time that it takes to complete its file is not the run's."""
     setup = Setup(rate=100, nominal=10)
     recorder = Recording(slow=0.05)
-    stats = setup.run((after(80), setup.stop.end), outputs=[Output(setup.sink), Output(recorder, clocked=False)])
+    completing: list[float] = []
+    ended = [0.0]
+
+    def end() -> None:
+        ended[0] = time.monotonic()
+        setup.stop.end()
+
+    began = time.monotonic()
+    stats = setup.run(
+        (after(80), end),
+        outputs=[Output(setup.sink), Output(recorder, clocked=False)],
+        completing=lambda: completing.append(time.monotonic()),
+    )
     assert stats.dropped <= 15
     assert len(recorder.frames) < 60
     assert recorder.closed
+    lost = [r.getMessage() for r in caplog.records]
+    assert len(lost) == 1
+    assert "the recording lacks" in lost[0]
+    assert "--preset veryfast" in lost[0]
+    assert len(completing) == 1
+    assert completing[0] > ended[0]
+    assert 0 < stats.seconds < ended[0] - began + 0.3 < time.monotonic() - began
+    assert 0 < stats.cpu_seconds < time.process_time()
+
+
+def test_what_the_source_left_out_is_dropped() -> None:
+    """But not what it left out before the engine was open."""
+    setup = Setup(rate=50)
+    loaded = threading.Event()
+    setup.camera.dropped = 1000  # type: ignore[attr-defined]
+
+    def slowly() -> Matting:
+        assert loaded.wait(10)
+        return setup.opener()
+
+    def leave_out() -> None:
+        setup.camera.dropped += 500  # type: ignore[attr-defined]
+
+    stats = setup.run(
+        (lambda s: s.filled > 5, lambda: (leave_out(), loaded.set())),
+        (after(5), leave_out),
+        (after(10), setup.stop.end),
+        opener=slowly,
+    )
+    assert 500 <= stats.dropped < 600
+    assert stats.frames_in == 500 + len(setup.camera.given)
+
+
+def test_a_recorder_stopped_before_its_first_picture_is_no_fault(tmp_path: Path) -> None:
+    setup = Setup(rate=50)
+    loaded = threading.Event()
+    file = open_sink(tmp_path / "rec.mkv", setup.camera.info)
+
+    def slowly() -> Matting:
+        assert loaded.wait(10)
+        return setup.opener()
+
+    def end() -> None:
+        setup.stop.end()
+        threading.Timer(0.5, loaded.set).start()
+
+    stats = setup.run(
+        (lambda s: s.seconds > 0.3, end), outputs=[Output(file, clocked=False, required=False)], opener=slowly
+    )
+    assert not stats.outputs
+    assert not stats.lost
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_covering_picture_before_the_first_one_disorders_no_recording() -> None:
+    """The source's time is not known then, and may have begun long before."""
+    for shift in (0.0, -5.0):
+        setup = Setup(rate=50)
+        setup.camera.hold.set()
+        setup.camera.began += shift
+        recorder = Recording()
+        setup.run(
+            (lambda s: bool(s.trouble) and s.filled > 5, lambda: time.sleep(0.2)),
+            (lambda s: True, setup.camera.hold.clear),
+            (after(30), setup.stop.end),
+            outputs=[Output(setup.sink), Output(recorder, clocked=False, required=False)],
+        )
+        assert lumas(recorder)[0] == CARD
+        assert np.all(np.diff([f.pts for f in recorder.frames]) > 0)
+        assert np.all(np.diff([f.captured for f in recorder.frames]) > 0)
+        assert len(recorder.frames) > 10, f"{shift}"
 
 
 def test_a_recording_is_a_real_file(tmp_path: Path) -> None:
@@ -450,13 +534,15 @@ def test_every_end_joins_and_closes_everything(how: str) -> None:
     for ending, result in zip(endings, results, strict=True):
         ending.release.set()
         if how == "abort":
-            with pytest.raises(Aborted):
+            with pytest.raises(Aborted, match="nothing was recorded"):
                 result.result()
             assert ending.recorder.cancelled
         else:
             result.result()
             assert ending.setup.sink.closed
-            assert ending.recorder.closed
+            empty = how == "end" and not ending.recorder.frames  # stopped before there was a picture: no file
+            assert ending.recorder.closed != empty
+            assert ending.recorder.aborted
         assert ending.took < 6, ending.moment
         assert lumas(ending.setup.sink)[-1] == CARD
         assert ending.setup.camera.closed

@@ -131,6 +131,30 @@ def test_a_slow_reader_gets_the_newest(tmp_path: Path, paced: Opener) -> None:
     with_rate.close()
 
 
+@pytest.mark.parametrize("rate", [10, 30, 50])
+def test_another_rate_plays_as_fast(tmp_path: Path, paced: Opener, rate: int) -> None:
+    """Twelve pictures of 40 ms: 0.48 s at any rate, each tick with the picture that the file shows then."""
+    made = paced(counted(tmp_path / "a.mkv"), rate=rate, loop=False)
+    assert made.info.rate == rate
+    frames = taken(made, 99)
+    made.close()
+    assert abs(len(frames) + made.dropped - 0.48 * rate) <= 1
+    assert abs((frames[-1].captured - frames[0].captured) - 0.48) < 0.3
+    for frame in frames:
+        tick = (frame.captured - frames[0].captured) * rate
+        if not made.dropped:
+            assert abs(tick - round(tick)) < 0.1 and abs(number(frame) - int(tick / rate / 0.04 + 0.2)) <= 1
+
+
+def test_its_own_rate_leaves_every_picture_as_it_is(tmp_path: Path, paced: Opener) -> None:
+    """Times in whole milliseconds are no reason to show one twice."""
+    path = counted(tmp_path / "a.mkv", 12, pts=[0, 33, 67, 100, 133, 167, 200, 233, 267, 300, 333, 367])
+    made = paced(path, rate=30, loop=False)
+    shown = [number(f) for f in taken(made, 99)]
+    made.close()
+    assert len(shown) + made.dropped == 12 and len(set(shown)) == len(shown)
+
+
 def test_after_a_long_stall_it_goes_on_instead_of_racing(tmp_path: Path, paced: Opener) -> None:
     made = paced(counted(tmp_path / "a.mp4", 12))
     taken(made, 1)

@@ -19,7 +19,7 @@ from rtbg.color import rgb_to_planes
 from rtbg.control import Control
 from rtbg.errors import MissingDependency, OutputError
 from rtbg.frame import LIMITED, SMPTE170M, Color, Frame
-from rtbg.preview import WIDEST, Preview, check_display
+from rtbg.preview import TALLEST, WIDEST, Preview, check_display
 from rtbg.protocols import Sink
 
 pygame: Any = pytest.importorskip("pygame", reason="needs pygame-ce: pip install 'rtbg[preview]'")
@@ -74,7 +74,8 @@ def test_draws_the_picture(size: tuple[int, int]) -> None:
     preview = Preview(size, Pressed(), "rtbg")
     assert isinstance(preview, Sink)
     w, h = pygame.display.get_window_size()
-    assert w == min(WIDEST, size[0]) and abs(w / h - size[0] / size[1]) < 0.01
+    assert w <= WIDEST and h <= TALLEST and abs(w / h - size[0] / size[1]) < 0.01
+    assert (w, h) == size or w == WIDEST or h == TALLEST
     preview.write(frame_of(*size, RED, GREEN, BLUE, WHITE))
     preview.pump(0)
     for x, y, rgb in ((0.2, 0.2, RED), (0.8, 0.2, GREEN), (0.2, 0.8, BLUE), (0.8, 0.8, WHITE)):
@@ -161,6 +162,26 @@ def test_closed_by_the_sinks_thread() -> None:
     preview.cancel()
     preview.abort()
     preview.shut()
+
+
+def test_a_window_that_fails_is_the_sinks_to_tell() -> None:
+    """The thread that waits for the run goes on waiting."""
+    preview = Preview((320, 240), Pressed())
+
+    def fail(frame: Frame) -> None:
+        raise pygame.error("the display is lost")
+
+    preview._show = fail  # type: ignore[method-assign]
+    preview.write(frame_of(320, 240, RED))
+    preview.pump(0)
+    assert not pygame.display.get_init()
+    with pytest.raises(OutputError, match="the display is lost"):
+        preview.write(frame_of(320, 240, GREEN))
+    began = time.monotonic()
+    for _ in range(3):
+        preview.pump(0.1)
+    assert time.monotonic() - began > 0.05, "it does not spin"
+    preview.abort()
 
 
 def test_pump_waits_as_long_as_asked() -> None:

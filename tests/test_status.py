@@ -121,6 +121,17 @@ def test_a_log_is_not_filled(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err == "rtbg: no light\n"
 
 
+def test_a_verbose_log_tells_how_it_goes(capsys: pytest.CaptureFixture[str]) -> None:
+    """Every ten seconds of the run, with the rate since the line before; not where nothing is to be said."""
+    for show in (True, False):
+        with live_status(Control(quit=lambda: None), lambda: "blur", show=show, verbose=True) as progress:
+            for second in range(25):
+                progress(Stats(engine="CPU", seconds=second, frames_in=30 * second, frames_out=30 * second, dropped=3))
+    assert capsys.readouterr().err == (
+        "rtbg: 30.0 fps, dropped 3 (1 %), CPU\nrtbg: 30.0 fps, dropped 3 (0.50 %), CPU\n"
+    )
+
+
 def test_without_stderr(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stderr", None)
     with live_status(Control(quit=lambda: None), lambda: "blur") as progress:
@@ -148,14 +159,15 @@ def test_starting_is_told() -> None:
 
 def test_summary() -> None:
     stats = Stats(engine="OpenVINO CPU f16", frames_in=3600, frames_out=3594, dropped=6, seconds=120.2, reused=1797,
-                  filled=20, covered=15, latency=Latency())  # fmt: skip
+                  filled=20, covered=15, cpu_seconds=54.09, stages={"matting": 35.94}, latency=Latency())  # fmt: skip
     assert stats.latency is not None
     for k in range(1, 101):
         stats.latency.add(k / 1000)
-    assert summary(stats, 54.09) == (
+    assert summary(stats) == (
         "2:00, 29.9 fps, latency p50 50.0 p95 95.0 p99 99.0 ms, CPU 45 % of one core\n"
         "dropped 6 of 3600 (0.17 %), reused 1797 (50 %), filled 20, covered 15, OpenVINO CPU f16"
     )
-    assert summary(Stats(latency=Latency()), 0.1) == (
+    assert summary(stats, verbose=True).splitlines()[2:] == ["ms a frame: matting 10.0"]
+    assert summary(Stats(latency=Latency(), cpu_seconds=0.1), verbose=True) == (
         "0:00, 0.0 fps\ndropped 0 of 0 (0 %), reused 0 (0 %), filled 0, covered 0, no engine ran"
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import logging
 import os
 import sys
@@ -183,6 +184,39 @@ def test_mirror_and_another_size() -> None:
 
 
 # -- taking pictures --
+
+
+@pytest.mark.parametrize(("wanted", "told"), [(20, 20), (15, 15), (60, 60), (59.94, 60)])
+def test_a_camera_that_gives_more_is_thinned_out(wanted: float, told: int) -> None:
+    made = WebcamSource(
+        camera(rate=60),
+        size=(320, 240),
+        rate=wanted,
+        opener=lavfi("color=c=red:size=320x240:rate=60,format=yuyv422,realtime"),
+        finder=lambda known: known,
+    )
+    with closing(made):
+        assert made.info.rate == told
+        kept = []
+        for k in range(60):
+            if made._due(1000 + k / 60):
+                kept.append(k)
+                made._give(noise((2, 2)), 1000 + k / 60)
+        assert len(kept) == told and {b - a for a, b in itertools.pairwise(kept)} == {60 // told}
+
+
+def test_a_thinned_out_camera_gives_its_pictures_evenly() -> None:
+    made = WebcamSource(
+        camera(rate=60),
+        size=(320, 240),
+        rate=20,
+        opener=lavfi("testsrc=size=320x240:rate=60,format=yuyv422,realtime"),
+        finder=lambda known: known,
+    )
+    with closing(made):
+        frames = [picture(made) for _ in range(10)]
+        assert frames[-1].captured - frames[0].captured > 9 * 0.05 - 0.04
+        assert "at 60, YUYV, thinned out to 20" in made.obtained
 
 
 def test_pictures_are_live_and_only_the_newest_is_given() -> None:

@@ -62,6 +62,45 @@ def test_a_recording_ends_with_a_signal(clip: Path, tmp_path: Path, number: int)
     assert min(shares) > 0.9, "nobody is in this clip: all of it is background, from the first picture on"
 
 
+@pytest.mark.skipif(os.name == "nt", reason="POSIX terminals")
+def test_a_closed_terminal_ends_the_run(clip: Path, tmp_path: Path) -> None:
+    """SIGHUP, twice, from the system and the shell: the recording is completed."""
+    import pty
+
+    ours, theirs = pty.openpty()
+    command = [*RTBG, "--webcam", str(clip), "--vcam", "none", "-o", str(tmp_path / "rec.mkv")]
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=theirs, env=BARE | {"TERM": "xterm"})
+    os.close(theirs)
+    said = b""
+    while b"latency" not in said:
+        said += os.read(ours, 4096)
+    time.sleep(0.5)
+    os.close(ours)
+    for _ in range(2):
+        process.send_signal(signal.SIGHUP)
+        time.sleep(0.05)
+    process.wait(30)
+    assert len(read_video(tmp_path / "rec.mkv")[0]) > 3
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+def test_a_recording_that_is_given_up(clip: Path, tmp_path: Path) -> None:
+    """The second Ctrl-C, while it is completed; before that, it was said that it is."""
+    args = ("--webcam", clip, "--size", "1280x720", "--fps", "30", "--vcam", "none", "-o", tmp_path / "rec.mkv")
+    process = start(*args, "--codec", "vp9", "--bg", "dusk")
+    time.sleep(3)
+    process.send_signal(signal.SIGINT)
+    assert process.stderr is not None
+    said = ""
+    for line in process.stderr:
+        said += line
+        if "completing" in line:
+            process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 130, said
+    assert said.count("rec.mkv; again to give it up") == 1 and "rtbg: nothing was recorded" in said
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 def test_a_recording_with_sound(clip: Path, tmp_path: Path) -> None:
     with wave.open(str(tmp_path / "mic.wav"), "wb") as file:
@@ -108,6 +147,12 @@ def test_preview_without_a_virtual_camera(clip: Path, tmp_path: Path) -> None:
         (["CLIP", "--mic", "x"], 2, "--mic is for --webcam"),
         (["--webcam", "CLIP", "--vcam", "none", "-o", "rec.mp4", "--mic", "no such input"], 1, "no such input"),
         (["--webcam", "no such camera anywhere"], 1, "camera"),
+        (["--webcam", "mistyped.mp4"], 1, "mistyped.mp4: no such file"),
+        (["--webcam", "folder/mistyped"], 1, "folder/mistyped: no such file"),
+        (["--webcam", "CLIP", "-o", "CLIP", "-y"], 2, "is a file that is read"),
+        (["--webcam", "no such camera anywhere", "--model", "nope"], 1, "nope"),
+        (["--webcam", "no such camera anywhere", "--device", "gpux"], 1, "gpux"),
+        (["--webcam", "no such camera anywhere", "--engine", "openvino", "--device", "cuda"], 1, "does not run"),
         (["CLIP", "--bg", "red", "--bg", "blue"], 2, "several backgrounds"),
         (["CLIP", "--mirror"], 2, "--mirror is for --webcam"),
         (["--webcam", "CLIP", "--vcam", "none", "--preview"], 1, "--preview"),

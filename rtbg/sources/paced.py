@@ -8,11 +8,13 @@ Memory: `_AHEAD` pictures and what the file's decoder holds.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import deque
 from collections.abc import Iterator
 from fractions import Fraction
+from itertools import count
 from pathlib import Path
 
 import cv2
@@ -25,11 +27,14 @@ from rtbg.protocols import Source
 from rtbg.sources import open_source
 from rtbg.sources.i420 import I420, WORKING, even
 
+_log = logging.getLogger("rtbg")
 _AHEAD = 4  # pictures decoded before they are due
 _STILL_RATE = 30
 _LONGEST = 0.5  # seconds: a picture shown for longer is given again, as a camera would
 _BEHIND = 0.5  # seconds: when pictures are later than that, the clip goes on from there instead of catching up
 _PATIENCE = 1.0
+_LEAVE = 2.0  # seconds that a decoder or a disk has to come back once nobody reads
+_LOOSE = 0.1  # of an interval by which a picture may be early and still be the tick's: times are rounded in files
 _TURN = {90: cv2.ROTATE_90_COUNTERCLOCKWISE, 180: cv2.ROTATE_180, 270: cv2.ROTATE_90_CLOCKWISE}
 
 
@@ -37,11 +42,11 @@ class PacedSource:
     """A video or picture file as live pictures: 8-bit I420, BT.601, limited range, upright, in real time.
 
     size: None: the file's own as a viewer sees it, to the even number below; another is covered, the middle kept.
-    rate: None: the file's own times (a still picture: 30 a second); else each picture follows the one before after
-    1/rate seconds. mirror: left and right change places. loop: from the beginning again at the end, for ever;
-    False: `read` gives None there. Time starts with the first `read`. A picture that is due when a later one is due
-    already is left out (`dropped`). Time base 1/1000000, pts counts from when the source was made; `captured` is the
-    moment at which the picture was due.
+    rate: None: the file's own times (a still picture: 30 a second); else a picture every 1/rate seconds, the one that
+    the file shows then: it plays neither faster nor slower. mirror: left and right change places. loop: from the
+    beginning again at the end, for ever; False: `read` gives None there. Time starts with the first `read`. A picture
+    that is due when a later one is due already is left out (`dropped`). Time base 1/1000000, pts counts from when the
+    source was made; `captured` is the moment at which the picture was due.
     Raises InputError where the file cannot be read; NoPicture from `read` when there is none for about a second."""
 
     live = True
@@ -81,7 +86,8 @@ class PacedSource:
         deadline = time.monotonic() + _PATIENCE
         with self._changed:
             if self._thread is None and not self._closed:
-                self._thread = threading.Thread(target=self._decode, name="rtbg-paced")
+                # Daemonic: a disk may block it for ever, and must not keep the program from ending.
+                self._thread = threading.Thread(target=self._decode, name="rtbg-paced", daemon=True)
                 self._thread.start()
             while not self._closed:
                 now = time.monotonic()
@@ -105,13 +111,16 @@ class PacedSource:
         return None
 
     def close(self) -> None:
-        """Ends the stream and frees the file."""
+        """Ends the stream and frees the file; within two seconds, even when its disk does not answer."""
         with self._changed:
             self._closed = True
             self._ready.clear()
             self._changed.notify_all()
         if self._thread is not None:
-            self._thread.join()
+            self._thread.join(_LEAVE)
+            if self._thread.is_alive():  # which frees the file, should it come back
+                _log.warning("%s does not answer: it is left to itself", self._path)
+                return
         source, self._source = self._source, None
         if source is not None:
             source.close()
@@ -150,13 +159,18 @@ class PacedSource:
             self._source = open_source(self._path)
         source = self._source
         at, shown = begin, None
+        before: Frame | None = None
+        resampled = self._rate is not None and not source.info.still
+        pictures = self._resampled(source) if resampled else self._timed(source)
         try:
-            for seconds, frame in self._timed(source):
+            for seconds, frame in pictures:
                 at = begin + seconds
                 while shown is not None and at - shown[0] > _LONGEST and not self._closed:
                     shown = (shown[0] + _LONGEST, shown[1])
                     self._put(*shown)
-                shown = (at, self._planes(frame, source.info))
+                again = shown is not None and frame is before
+                shown = (at, shown[1] if shown is not None and again else self._planes(frame, source.info))
+                before = frame
                 if not self._put(*shown):
                     break
                 if source.info.still:
@@ -170,13 +184,29 @@ class PacedSource:
     def _timed(self, source: Source) -> Iterator[tuple[float, Frame]]:
         """The pictures with the seconds from the first one to each."""
         first: float | None = None
-        count = 0
         while (frame := source.read()) is not None:
             first = frame.seconds if first is None else first
-            yield (frame.seconds - first if self._rate is None else float(count / self._rate)), frame
-            count += 1
-        if not count:
+            yield frame.seconds - first, frame
+        if first is None:
             raise InputError(f"{self._path} holds no picture that can be decoded")
+
+    def _resampled(self, source: Source) -> Iterator[tuple[float, Frame]]:
+        """For each tick of the rate the picture that the file shows then; the last one for as long as the others."""
+        assert self._rate is not None
+        ticks = (float(k / self._rate) for k in count())
+        loose = _LOOSE * self._step
+        tick, at, length = next(ticks), 0.0, float(1 / source.info.rate)
+        shown: Frame | None = None
+        for seconds, frame in self._timed(source):
+            if shown is not None:
+                length = seconds - at
+            while shown is not None and tick < seconds - loose:
+                yield tick, shown
+                tick = next(ticks)
+            shown, at = frame, seconds
+        while shown is not None and tick < at + length - loose:
+            yield tick, shown
+            tick = next(ticks)
 
     def _planes(self, frame: Frame, info: StreamInfo) -> tuple[Array, ...]:
         """As a camera would give it: upright, with square pixels, in the working format."""

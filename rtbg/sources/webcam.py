@@ -43,6 +43,7 @@ _STALLED = 3.0  # the same for a later one
 _POLL = 0.2  # seconds between two looks at whether the source was closed
 _BROKEN = 60  # pictures in a row that cannot be decoded before the camera is opened anew
 _WHOLE = ("mjpeg", "rawvideo", "wrapped_avframe")  # codecs of which a picture can be left out
+_MORE = Fraction(51, 50)  # of the wanted rate: 30 for 29.97 is no more
 _MOST_SKIPPED = 64  # pictures left out in a row for newer ones
 _NON_BLOCK = 0x4  # AVFMT_FLAG_NONBLOCK
 _NAMES = {"yuyv422": "YUYV", "uyvy422": "UYVY", "yuv420p": "I420", "gray": "GREY"}
@@ -83,8 +84,9 @@ class WebcamSource:
 
     size, rate: what is wanted; the nearest that the driver offers is asked for and told by `info`, before the camera
     is opened by the first `read`. What it really gives is told by `obtained`; pictures of another size are scaled to
-    cover `info`'s, the middle kept. mirror: left and right change places. Time base 1/1000000, pts counts from when
-    the source was made; `captured` is when the kernel took the picture, where it tells, else when it came.
+    cover `info`'s, the middle kept; where it gives more a second than wanted, some are left out, evenly. mirror: left
+    and right change places. Time base 1/1000000, pts counts from when the source was made; `captured` is when the
+    kernel took the picture, where it tells, else when it came.
 
     `read` raises NoPicture within about a second, one line with what is wrong and what to do, while the camera is
     missing, unplugged, busy, forbidden or silent; meanwhile the capture thread looks for it about once a second, by
@@ -106,10 +108,18 @@ class WebcamSource:
     ) -> None:
         self._made = time.monotonic()
         self._camera, self._opener, self._finder = camera, opener, finder
-        self._mode = choose_mode(camera, size, Fraction(rate).limit_denominator(1001))
+        wanted = Fraction(rate).limit_denominator(1001)
+        self._mode = choose_mode(camera, size, wanted)
+        thinned = self._mode.rate > wanted * _MORE
         self.info = StreamInfo(
-            *even(self._mode.size), time_base=Fraction(1, 1_000_000), rate=self._mode.rate, color=WORKING
+            *even(self._mode.size),
+            time_base=Fraction(1, 1_000_000),
+            rate=wanted if thinned else self._mode.rate,
+            color=WORKING,
         )
+        self._step = float(1 / wanted) if thinned else 0.0  # seconds from one picture that is kept to the next
+        self._next = 0.0  # when the next one is due; half an interval of the camera sooner will do
+        self._early = float(1 / self._mode.rate) / 2
         self.obtained = ""
         self.dropped = 0
         self._to_i420 = I420((self.info.width, self.info.height), mirror=mirror)
@@ -233,13 +243,18 @@ class WebcamSource:
                     self.dropped += skipped
                     skipped = 0
                     captured = session.time_of(packet.pts)
+                    wanted = self._due(captured)
+                    if not wanted and session.can_skip:
+                        since = time.monotonic()
+                        continue
                     for frame in packet.decode() if packet.size else ():
                         if frame.is_corrupt and strict:
                             continue
                         if (frame.width, frame.height) != size:
                             size = (frame.width, frame.height)
                             self._note(session, size)
-                        self._give(self._to_i420.decoded(frame, session.color), captured)
+                        if wanted:
+                            self._give(self._to_i420.decoded(frame, session.color), captured)
                         broken, since, patience = -1, time.monotonic(), _STALLED
                 except (av.InvalidDataError, ValueError) as exc:
                     if isinstance(exc, av.FFmpegError) and not isinstance(exc, av.InvalidDataError):
@@ -255,7 +270,13 @@ class WebcamSource:
             packet = frame = None
             session.end()
 
+    def _due(self, captured: float) -> bool:
+        """Whether a picture of that moment is one of those that are kept to come down to the wanted rate."""
+        return captured >= self._next - self._early
+
     def _give(self, planes: tuple[Array, ...], captured: float) -> None:
+        if self._step:  # the next one is due a step after this one was, or after it came where that is long ago
+            self._next = (captured if captured - self._next > self._step else self._next) + self._step
         with self._changed:
             self._pts = max(self._pts + 1, round((captured - self._made) * 1_000_000))
             self.dropped += self._frame is not None
@@ -298,6 +319,8 @@ class WebcamSource:
             if text not in self.obtained:
                 _log.warning("%s sends %dx%d: its pictures are scaled to %s", self._camera.name, *size, shown)
             text += f", scaled to {shown}"
+        if self._step:
+            text += f", thinned out to {float(self.info.rate):.4g}"
         self.obtained = text
 
 
