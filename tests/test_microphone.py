@@ -419,13 +419,13 @@ def run_alsa(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     )
 
 
-ALSA = pytest.mark.skipif(
+on_request = pytest.mark.skipif(
     os.environ.get("RTBG_TEST_ALSA") != "1",
     reason="an ALSA device without a clock keeps a core busy: RTBG_TEST_ALSA=1 runs it",
 )
 
 
-@ALSA
+@on_request
 def test_an_alsa_device(alsa: Path) -> None:
     out, error = run_alsa(alsa, "alsa:tone", "").communicate(timeout=60)
     assert error == ""
@@ -436,7 +436,7 @@ def test_an_alsa_device(alsa: Path) -> None:
     assert 10000 < loudest <= 12000
 
 
-@ALSA
+@on_request
 def test_a_driver_that_does_not_answer(alsa: Path) -> None:
     """It gives 200 samples and is stuck: the microphone is left within two seconds, and the program ends."""
     process = run_alsa(alsa, "alsa:pipe", "stall")
