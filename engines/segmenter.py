@@ -26,7 +26,7 @@ import numpy as np
 from engines.adapter import Adapter
 from engines.errors import ModelError
 from engines.runner import Runner
-from engines.spec import Array, ModelSpec, Port
+from engines.spec import MODELS, Array, ModelSpec, Port
 
 logger = logging.getLogger("engines")
 
@@ -151,19 +151,21 @@ def guess_activation(scores: list[Array]) -> str:
 
 
 def probe_picture(width: int, height: int) -> Array:
-    """float32 (1, 4, height, width): a head and shoulders before a wall, drawn, with no past. Always the same."""
-    y, x = np.mgrid[0:height, 0:width].astype(np.float32)
-    x, y = (x + 0.5) / width - 0.5, (y + 0.5) / height - 0.5
+    """float32 (1, 4, height, width): a portrait (Eileen Collins by NASA, public domain), with no past. Always the
+    same. Raises ModelError where it is missing from the installation."""
+    import cv2
+
+    portrait = cv2.imread(str(MODELS / "portrait.jpg"))
+    if portrait is None:
+        raise ModelError(f"{MODELS / 'portrait.jpg'} is missing or damaged: install rtbg again")
+    side = portrait.shape[0]
+    wide, high = min(side, round(side * width / height)), min(side, round(side * height / width))
+    left = (side - wide) // 2
+    part = portrait[:high, left : left + wide, ::-1]  # her head is at the top
     frame = np.zeros((1, 4, height, width), np.float32)
-    shoulders = ((x / 0.3) ** 2 + ((y - 0.5) / 0.38) ** 2) < 1
-    face = ((x / 0.13) ** 2 + ((y + 0.08) / 0.24) ** 2) < 1
-    hair = (((x / 0.16) ** 2 + ((y + 0.13) / 0.25) ** 2) < 1) & ~(face & (y > -0.2))
-    wall = 0.65 + 0.2 * x - 0.15 * y + 0.05 * np.sin(40 * x)
-    for plane, skin, cloth, dark, tint in zip(
-        frame[0], (0.85, 0.64, 0.53), (0.2, 0.25, 0.45), (0.2, 0.13, 0.1), (1, 0.97, 0.9), strict=False
-    ):
-        plane[:] = wall * tint
-        plane[shoulders], plane[face], plane[hair] = cloth, skin, dark
+    frame[0, :3] = cv2.resize(part, (width, height), interpolation=cv2.INTER_LINEAR).transpose(2, 0, 1) / np.float32(
+        255
+    )
     return frame
 
 

@@ -7,7 +7,6 @@ import math
 import os
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -408,26 +407,21 @@ def alsa(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run_alsa(folder: Path, *arguments: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
+def run_alsa(folder: Path, *arguments: str) -> tuple[int, str, str]:
+    """Exit code and what was said; a child that hangs is killed (subprocess.run does) and the test fails."""
+    child = subprocess.run(
         [sys.executable, "-c", ALSA, *arguments],
         cwd=Path(__file__).parent.parent,
         env=os.environ | {"ALSA_CONFIG_DIR": str(folder)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        capture_output=True,
         text=True,
+        timeout=60,
     )
+    return child.returncode, child.stdout, child.stderr
 
 
-on_request = pytest.mark.skipif(
-    os.environ.get("RTBG_TEST_ALSA") != "1",
-    reason="an ALSA device without a clock keeps a core busy: RTBG_TEST_ALSA=1 runs it",
-)
-
-
-@on_request
 def test_an_alsa_device(alsa: Path) -> None:
-    out, error = run_alsa(alsa, "alsa:tone", "").communicate(timeout=60)
+    _, out, error = run_alsa(alsa, "alsa:tone", "")
     assert error == ""
     description, figures = out.splitlines()
     assert description == "alsa:tone: 48000 Hz, stereo"
@@ -436,32 +430,22 @@ def test_an_alsa_device(alsa: Path) -> None:
     assert 10000 < loudest <= 12000
 
 
-@on_request
 def test_a_driver_that_does_not_answer(alsa: Path) -> None:
     """It gives 200 samples and is stuck: the microphone is left within two seconds, and the program ends."""
-    process = run_alsa(alsa, "alsa:pipe", "stall")
-    pipe = threading.Event()
-
-    def write() -> None:
-        with (alsa / "pipe.raw").open("wb", buffering=0) as file:
-            file.write(beeps(4800, every=0.1)[:400].tobytes())
-            pipe.wait(60)
-
-    writer = threading.Thread(target=write)
-    writer.start()
+    pipe = os.open(alsa / "pipe.raw", os.O_RDWR)  # for reading too: this does not wait for the other end
     try:
-        out, error = process.communicate(timeout=60)
+        os.write(pipe, beeps(4800, every=0.1)[:400].tobytes())
+        code, out, error = run_alsa(alsa, "alsa:pipe", "stall")
     finally:
-        pipe.set()
-        writer.join()
-    assert process.returncode == 0
+        os.close(pipe)
+    assert code == 0
     assert error.strip() == "the driver of the microphone alsa:pipe does not answer: it is left to itself"
     assert 1.5 < float(out.splitlines()[1].split()[0]) < 4
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="ALSA")
 def test_alsa_errors_are_one_line(alsa: Path) -> None:
-    out, error = run_alsa(alsa, "alsa:none", "").communicate(timeout=60)
+    _, out, error = run_alsa(alsa, "alsa:none", "")
     assert out == ""
     lines = error.splitlines()
     assert lines[-1].startswith("rtbg.errors.InputError: the microphone 'alsa:none' cannot be opened (")

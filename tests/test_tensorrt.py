@@ -229,10 +229,10 @@ def test_half_of_the_shipped_models(model):
         frame = probe_picture(*size)
         for _ in range(2):
             alpha = run(whole, frame)
-            assert alpha.max() > 0.1  # something is seen in it
+            assert 0.1 < alpha.mean() < 0.9
             difference = np.abs(run(half, frame) - alpha)
-            assert 0 < difference.max() < 0.25  # it really is another precision
-            assert difference.mean() < 5e-3
+            assert 0 < difference.max() < 0.1  # it really is another precision
+            assert difference.mean() < 2e-3
             frame[0, 3] = alpha[0, 0]
 
 

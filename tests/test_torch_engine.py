@@ -67,7 +67,7 @@ def test_the_shipped_models_are_as_on_openvino(model):
         frame = probe_picture(width, height)
         for _ in range(3):
             alphas = [e.infer({"frame": frame})["alpha"].copy() for e in (first, second)]
-            assert alphas[0].max() > 0.01  # something is seen in it
+            assert alphas[0].mean() > 0.1
             np.testing.assert_allclose(*alphas, atol=1e-4)
             frame[:, 3:] = alphas[1]
             frame[0, :3] = np.roll(frame[0, :3], 5, axis=2)
