@@ -14,9 +14,6 @@ reduced to the nearest of its sizes (area), its matte enlarged back (bilinear) a
     cost         parameters, GFLOPs (2 x multiply-adds of convolutions and matrix products, counted in the ONNX graph
                  at the size nearest 16:9), ms a picture at that size on one and on two threads (median)
 
-NOTE: the training run of November 2026 used all backgrounds, those held out here too: until training leaves them out
-(by the same `held_out`), `empty` and, for its backgrounds, `comp` flatter the shipped models.
-
 What a set does not hold, and the cost of a graph that cannot be counted, is `-` (JSON: null). Ends with one line on
 stderr where a folder is missing or a file cannot be read.
 
@@ -345,7 +342,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     except (engines.EngineError, OSError, ValueError) as exc:
         raise SystemExit(f"benchmarks.quality: {' '.join(str(exc).split())}") from exc
     print(table(results))
-    print("empty: mean alpha x1e3; the shipped models' training has seen these backgrounds (see --help)")
     settings = {"limit": args.limit, **options}
     print(json.dumps({"benchmark": "quality", "machine": describe(), "settings": settings, "models": results}))
 

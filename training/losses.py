@@ -1,4 +1,7 @@
-"""The training loss: cross entropy, soft IoU per picture, and the matte's gradients at the edge."""
+"""The training loss: cross entropy, absolute difference, soft IoU per picture, and the matte's gradients at the edge.
+
+Where the edge is uncertain, cross entropy alone is best served by its mean, a broad blur; the absolute difference by
+its median, an edge."""
 
 from __future__ import annotations
 
@@ -27,4 +30,5 @@ def matting_loss(logits: Tensor, truth: Tensor) -> Tensor:
     logits = logits.float()
     alpha = torch.sigmoid(logits)
     cross = F.binary_cross_entropy_with_logits(logits, truth)
-    return cross + 0.7 * (1 - soft_iou(alpha, truth)).mean() + 0.5 * gradient_l1(alpha, truth)
+    sharp = (alpha - truth).abs().mean() + 0.5 * gradient_l1(alpha, truth)
+    return cross + sharp + 0.7 * (1 - soft_iou(alpha, truth)).mean()
