@@ -16,6 +16,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
@@ -35,12 +36,20 @@ from rtbg.version import __version__
 
 __all__ = ["Finding", "examine", "report", "run_doctor"]
 
-# What a live run cannot do without.
-CAMERAS, VIRTUAL, ENGINE, LOOP = "cameras", "virtual camera", "engine", "loop test"
-NEEDED = {CAMERAS: "camera", VIRTUAL: "virtual camera", LOOP: "virtual camera", ENGINE: "engine"}
+# What a live run cannot do without, and what there is where it does.
+CAMERAS, VIRTUAL, ENGINE, SPEED, LOOP = "cameras", "virtual camera", "engine", "speed", "loop test"
+NEEDED = {
+    CAMERAS: "no working camera",
+    VIRTUAL: "no working virtual camera",
+    LOOP: "no working virtual camera",
+    SPEED: "too slow a processor",
+    ENGINE: "no engine",
+}
 
 _WIDTH = 80
 _COMMAND = re.compile("(sudo|echo|pip) ")
+# Between the steps of an advice that is one line. A camera's own name may hold a colon.
+_STEP = re.compile("(?:: |, then:? )(?=sudo |echo |pip )|(?:, then|;) (?=log out|to have )")
 SIZE, RATE = (1280, 720), 30  # of a usual run; the loop test's too, as a reader that stays holds the camera to it
 _LOOP_RATE = 15
 _LOOP_COLOR = (90, 70, 190)  # of no picture that anybody would take for the test's by chance
@@ -105,8 +114,7 @@ def verdict(findings: Sequence[Finding]) -> str:
     if NEEDED[ENGINE] in missing:
         return "Nothing works until an engine runs the network."
     if missing:
-        lack = " and no working ".join(missing)
-        return f"A live run is not possible: no working {lack}. Files work: rtbg in.mp4 -o out.mp4"
+        return f"A live run is not possible: {' and '.join(missing)}. Files work: rtbg in.mp4 -o out.mp4"
     if any(f.state == PROBLEM for f in findings):
         return "A live run is possible, with the problems named above: rtbg --webcam"
     called = '"OBS Virtual Camera"' if sys.platform in ("win32", "darwin") else "rtbg"
@@ -121,6 +129,15 @@ def run_doctor(options: Options | None = None) -> int:
     return int(any(f.area in NEEDED and f.state == PROBLEM for f in findings))
 
 
+def _told(area: str, message: object, *, state: str = PROBLEM) -> Finding:
+    """A finding of a message of one line: what is wrong, a colon, what to do, whose commands get lines of their own."""
+    text = " ".join(str(message).split())
+    wrong, colon, advice = text.rpartition(": ") if area == CAMERAS else text.partition(": ")
+    if not colon:
+        return Finding(area, state, text)
+    return Finding(area, state, wrong, tuple(filter(None, _STEP.split(advice))))
+
+
 def _system() -> str:
     pretty = re.search("^PRETTY_NAME=[\"']?([^\"'\n]*)", loopback.os_release(), re.MULTILINE)
     return f"{pretty[1] if pretty else platform.system()}, {platform.release()}, {platform.machine()}"
@@ -132,20 +149,22 @@ def _system() -> str:
 def cameras(known: Sequence[Camera]) -> list[Finding]:
     """Each camera, and the mode it would be asked for."""
     found = [_camera(c) for c in known if not _is_silent(c)]
-    if not any(f.state == OK for f in found):
+    if not found:
         fix = ("plug one in or switch it on; a virtual machine or a container must be given it",)
-        found.append(Finding(CAMERAS, PROBLEM, "none can be read" if found else "there is none", fix))
+        return [Finding(CAMERAS, PROBLEM, "there is none", fix)]
+    if not any(f.state == OK for f in found):  # of no matter beside a camera that works, but there is none
+        found = [replace(f, state=PROBLEM) for f in found]
     return found
 
 
 def _is_silent(camera: Camera) -> bool:
     """Whether it is a virtual camera that nobody writes to, or our own."""
-    return camera.is_own or (camera.is_loopback and v4l2.device(camera.path).can_output)
+    return camera.is_own or (camera.is_loopback and loopback.free(v4l2.device(camera.path)))
 
 
 def _camera(camera: Camera) -> Finding:
     if camera.error:
-        return Finding(CAMERAS, NOTE, why_not(camera, camera.error))
+        return _told(CAMERAS, why_not(camera, camera.error), state=NOTE)
     where = f"{camera.name} ({camera.path})" if camera.api == "v4l2" else camera.name
     mode = choose_mode(camera, SIZE, Fraction(RATE))
     text = f"{where}: gives {mode.size[0]}x{mode.size[1]} at {float(mode.rate):.4g}"
@@ -185,7 +204,7 @@ def virtual_cameras(vcam: str | None = None, webcam: str | None = None) -> list[
         chosen = loopback.choose(vcam, label=OWN, avoid=webcam).path
     except (OutputError, UsageError) as exc:
         chosen = ""
-        found = [Finding(VIRTUAL, PROBLEM, str(exc))]
+        found = [_told(VIRTUAL, exc)]
     else:
         found = []
     for device in sorted(known, key=lambda d: d.path != chosen):
@@ -213,7 +232,7 @@ def _elsewhere(vcam: str | None) -> list[Finding]:
     try:
         camera = VirtualCamera(SIZE, _LOOP_RATE, device=vcam)
     except RtbgError as exc:
-        return [Finding(VIRTUAL, PROBLEM, str(exc))]
+        return [_told(VIRTUAL, exc)]
     camera.close()
     return [Finding(VIRTUAL, OK, camera.description)]
 
@@ -227,12 +246,22 @@ def loop_test(vcam: str | None = None, webcam: str | None = None) -> list[Findin
     try:
         camera = VirtualCamera(SIZE, _LOOP_RATE, device=vcam, avoid=webcam)
     except RtbgError as exc:
-        return [Finding(VIRTUAL, PROBLEM, str(exc))]
+        return [_told(VIRTUAL, exc)]
     try:
         answer, trouble = _while_written(camera, lambda: system.ask(_READER, _LOOP_SECONDS, camera.path))
     finally:
         camera.abort()
-    return [_judge(camera.description, answer, trouble)]
+    finding = _judge(camera.description, answer, trouble)
+    if finding.state == PROBLEM and not finding.fix:
+        finding = replace(finding, fix=_anew(camera.path))
+    return [finding]
+
+
+def _anew(path: str) -> tuple[str, ...]:
+    """What to do where a virtual camera does not give what was written to it."""
+    others = [d.name for d in loopback.loopbacks() if d.path != path and OWN not in d.name.lower()]
+    load = f"sudo modprobe v4l2loopback {loopback.options(others)}"
+    return ("end the programs that use it, and load its kernel module anew", loopback.UNLOAD, load)
 
 
 def _while_written(camera: Sink, act: Callable[[], system.Answer]) -> tuple[system.Answer, str]:
@@ -262,7 +291,7 @@ def _while_written(camera: Sink, act: Callable[[], system.Answer]) -> tuple[syst
 
 def _judge(where: str, answer: system.Answer, trouble: str) -> Finding:
     if trouble:
-        return Finding(LOOP, PROBLEM, trouble)
+        return _told(LOOP, trouble)
     if not answer.ok:
         return Finding(LOOP, PROBLEM, f"{where}: nothing could be read back: {answer.reason}")
     width, height, y, u, v, spread = (float(n) for n in answer.text.split())
@@ -280,31 +309,38 @@ def _judge(where: str, answer: system.Answer, trouble: str) -> Finding:
 def engine(options: Options | None = None) -> list[Finding]:
     """Which engine would run the network, and how fast; what else is installed."""
     import engines
+    from rtbg import live
 
     options = options or Options()
     model, threads = options.model, options.threads or engine_threads()
     try:
         running = engines.load(model, engine=options.engine, device=options.device, threads=threads)
     except engines.EngineError as exc:
-        return [Finding(ENGINE, PROBLEM, str(exc))]
+        return [_told(ENGINE, exc)]
     try:
         width, height = engines.nearest_size(running.spec.sizes, 1280, 720)
         picture = np.random.default_rng(0).random((1, 4, height, width), np.float32)
-        times = []
-        for _ in range(12):
+        times: list[float] = []
+        while len(times) < 4 or (len(times) < 12 and sum(times) < 2000):
             begin = time.perf_counter()
             running.infer({"frame": picture})
             times.append(1000 * (time.perf_counter() - begin))
         took = float(np.median(times[3:]))
     except engines.EngineError as exc:
-        return [Finding(ENGINE, PROBLEM, f"{running.device}: {exc}")]
+        return [_told(ENGINE, exc)]
     finally:
         running.close()
     text = f"{running.device} runs the model {model}: {took:.1f} ms a matte ({width}x{height})"
-    slow = took > 30
-    fix = ("--model fast, or a lower --fps",) if slow else ()
-    found = [Finding(ENGINE, NOTE if slow else OK, text + (", too slow for 30 a second" if slow else ""), fix)]
-    return [*found, Finding(ENGINE, NOTE, "installed: " + ", ".join(_engine_package(e) for e in ENGINES[1:]))]
+    smaller = "" if model == "fast" else "--model fast, or "
+    if took > 1000 * live.PATIENCE:
+        late = f"no picture would be shown: at most {live.PATIENCE:g} s may pass from the camera to the call"
+        found = [Finding(ENGINE, NOTE, text), Finding(SPEED, PROBLEM, late, (f"{smaller}a quicker computer",))]
+    elif took > 30:
+        found = [Finding(ENGINE, NOTE, text + ", too slow for 30 a second", (f"{smaller}a lower --fps",))]
+    else:
+        found = [Finding(ENGINE, OK, text)]
+    found.insert(1, Finding(ENGINE, NOTE, "installed: " + ", ".join(_engine_package(e) for e in ENGINES[1:])))
+    return found
 
 
 def _engine_package(name: str) -> str:

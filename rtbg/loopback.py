@@ -19,7 +19,9 @@ import os
 import re
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 
 from rtbg import v4l2
@@ -252,11 +254,14 @@ class Claim:
             f"another program{in_brackets(writers)} writes to {self.path}: end it, or name another with --vcam"
         )
 
-    def guard(self) -> None:
+    def guard(self, rate: Fraction | None = None) -> None:
         """To be called once the camera is open: from now on the device can be written again whatever happens to this
-        process. To be closed after the camera. Raises OSError."""
+        process. To be closed after the camera. rate: what its readers are told, else 30. Raises OSError."""
         self._guard = os.open(self.path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
         _streamon(self._guard)
+        if rate is not None:
+            with suppress(OSError):  # a reader that stays, or another version, may not have it: no more than a hint
+                v4l2.set_rate(self._guard, rate)
 
     def format(self) -> PixelFormat | None:
         """What the device really gives, None where it does not say. Raises OSError, ENODEV where it is gone."""

@@ -34,6 +34,7 @@ _FRMIVAL = struct.Struct("<IIIII6I8x")
 # A v4l2_format holds pointers in its union, so this alone differs on 32-bit systems.
 _FORMAT_SIZE, _FORMAT_AT = (208, 8) if struct.calcsize("P") == 8 else (204, 4)
 _PIX_FORMAT = struct.Struct("<12I")
+_STREAMPARM = struct.Struct("<5I184x")  # type; capability, mode, seconds from picture to picture as a fraction
 
 
 def _number(direction: int, number: int, size: int) -> int:
@@ -46,6 +47,7 @@ ENUM_FMT = _number(3, 2, _FMTDESC.size)
 G_FMT = _number(3, 4, _FORMAT_SIZE)
 STREAMON = _number(1, 18, 4)
 STREAMOFF = _number(1, 19, 4)
+S_PARM = _number(3, 22, _STREAMPARM.size)
 ENUM_FRAMESIZES = _number(3, 74, _FRMSIZE.size)
 ENUM_FRAMEINTERVALS = _number(3, 75, _FRMIVAL.size)
 
@@ -283,6 +285,14 @@ def streamon(fd: int, output: bool) -> None:
 def streamoff(fd: int, output: bool) -> None:
     """Stops streaming on a descriptor: who waits for a picture on it, on any thread, gets an error. Raises OSError."""
     _ask(fd, STREAMOFF, struct.pack("<I", BUF_OUTPUT if output else BUF_CAPTURE))
+
+
+def set_rate(fd: int, rate: Fraction) -> Fraction | None:
+    """Tells an output device how many pictures a second come, for its readers; what it made of that, None where it
+    does not say. Raises OSError."""
+    request = _STREAMPARM.pack(BUF_OUTPUT, 0, 0, rate.denominator, rate.numerator)
+    _, _, _, numerator, denominator = _STREAMPARM.unpack(_ask(fd, S_PARM, request))
+    return next(iter(_rate(numerator, denominator)), None)
 
 
 def open_descriptors(path: str) -> list[int]:

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from fractions import Fraction
 from pathlib import Path
 
@@ -17,7 +18,7 @@ import pytest
 from rtbg import doctor, loopback, v4l2
 from rtbg import doctor_system as system
 from rtbg.cameras import Camera, list_cameras
-from rtbg.doctor import CAMERAS, ENGINE, LOOP, VIRTUAL, Finding, report, verdict
+from rtbg.doctor import CAMERAS, ENGINE, LOOP, SPEED, VIRTUAL, Finding, report, verdict
 from rtbg.doctor_system import NOTE, OK, PROBLEM, Answer
 from rtbg.options import Options
 from rtbg.v4l2 import Device, Format, FrameSize
@@ -117,7 +118,7 @@ def test_the_engine_is_the_one_that_runs():
 
 def test_an_engine_that_cannot_run_is_a_problem(tmp_path):
     (finding,) = doctor.engine(Options(model=str(tmp_path / "nothing.onnx")))
-    assert finding.state == PROBLEM and "nothing.onnx" in finding.text
+    assert finding.state == PROBLEM and "nothing.onnx" in finding.text and finding.fix
 
 
 def test_engine_device_and_threads_are_those_asked_for():
@@ -125,6 +126,38 @@ def test_engine_device_and_threads_are_those_asked_for():
     assert "ONNX Runtime" in first.text
     (finding,) = doctor.engine(Options(engine="openvino", device="cuda"))
     assert finding.state == PROBLEM and "cuda" in finding.text
+
+
+@pytest.mark.parametrize(
+    ("model", "seconds", "states", "fix"),
+    [
+        ("balanced", 0.05, {ENGINE: NOTE}, "--model fast, or a lower --fps"),
+        ("fast", 0.05, {ENGINE: NOTE}, "a lower --fps"),
+        ("balanced", 0.6, {ENGINE: NOTE, SPEED: PROBLEM}, "--model fast, or a quicker computer"),
+        ("fast", 0.6, {ENGINE: NOTE, SPEED: PROBLEM}, "a quicker computer"),
+    ],
+)
+def test_a_slow_engine_is_told_and_one_that_is_too_slow_to_show_anything_is_a_problem(
+    monkeypatch, model, seconds, states, fix
+):
+    """A live run drops what is older than half a second: with such an engine there is the card and nothing else."""
+    import engines
+
+    class Slow:
+        spec, device = engines.ModelSpec(model, ROOT, ((208, 112),)), "a slow one"
+
+        def infer(self, feeds: object) -> None:
+            time.sleep(seconds)
+
+        def close(self) -> None: ...
+
+    monkeypatch.setattr(engines, "load", lambda *_, **__: Slow())
+    found = [f for f in doctor.engine(Options(model=model)) if not f.text.startswith("installed")]
+    assert {f.area: f.state for f in found} == states and found[-1].fix == (fix,)
+    possible = "All is well" in verdict([*WELL, *found])
+    assert possible == (SPEED not in states)
+    if not possible:
+        assert "not possible: too slow a processor. Files work" in verdict([*WELL, *found])
 
 
 def test_every_codec_opens():
@@ -162,14 +195,70 @@ def test_a_camera_is_told_with_the_mode_it_is_asked_for():
 def test_no_camera_is_a_problem_and_one_that_works_is_enough():
     denied = camera("Locked", error=13)
     assert [f.state for f in doctor.cameras([])] == [PROBLEM]
-    assert [f.state for f in doctor.cameras([denied])] == [NOTE, PROBLEM]
-    assert "may not be opened" in doctor.cameras([denied])[0].text
+    (finding,) = doctor.cameras([denied])
+    assert finding.state == PROBLEM and finding.text.endswith("may not be opened")
     assert [f.state for f in doctor.cameras([denied, camera(formats=(MJPG,))])] == [NOTE, OK]
+
+
+@linux
+def test_what_to_do_about_a_camera_is_a_command_of_its_own():
+    lines = report(doctor.cameras([camera("Integrated Camera: Integrated C", error=13)])).splitlines()
+    told = " ".join(" ".join(lines).split())
+    assert "Integrated Camera: Integrated C (/dev/video77) may not be opened" in told
+    assert [line.strip() for line in lines if line.lstrip()[:2] in ("$ ", "> ")] == [
+        "$ sudo usermod -aG video $USER",
+        "> log out and in again",
+    ]
 
 
 @linux
 def test_our_own_virtual_camera_is_no_camera():
     assert [f.state for f in doctor.cameras([camera("rtbg", driver="v4l2 loopback")])] == [PROBLEM]
+
+
+@linux
+@pytest.mark.parametrize(
+    ("can_output", "writers", "state"),
+    [(False, [], OK), (True, [], PROBLEM), (True, [loopback.Holder(7, "obs", "w")], OK)],
+    ids=["exclusive, fed", "nobody feeds it", "not exclusive, fed"],
+)
+def test_another_programs_virtual_camera_is_a_camera_while_it_is_fed(monkeypatch, can_output, writers, state):
+    other = camera("OBS", driver="v4l2 loopback", formats=(MJPG,))
+    known = v4l2.Device(other.path, "OBS", other.driver, other.bus, True, can_output, 77)
+    monkeypatch.setattr(v4l2, "device", lambda path: known)
+    monkeypatch.setattr(loopback, "holders", lambda path: writers)
+    assert [f.state for f in doctor.cameras([other])] == [state]
+
+
+# -- messages of others --
+
+
+def test_a_refusal_is_told_with_its_commands_apart():
+    """As of `loopback.choose` where every virtual camera is in use."""
+    state = loopback.Module(True, True, True, "0.12.7", {})
+    typed = loopback.in_a_line(loopback.commands(state, "ID=debian", others=["OBS"]))
+    line = f"every virtual camera is in use, /dev/video7: end one, or end all and have one more: {typed}"
+    finding = doctor._told(VIRTUAL, line)
+    assert finding.text == "every virtual camera is in use, /dev/video7" and finding.state == PROBLEM
+    advice, now, note, later = finding.fix
+    assert advice == "end one, or end all and have one more" and note == "to have it at every start"
+    load = 'v4l2loopback devices=2 exclusive_caps=1,1 card_label="OBS,rtbg"'
+    assert now == f"sudo modprobe -r v4l2loopback && sudo modprobe {load}"
+    assert later.startswith("echo v4l2loopback | sudo tee ") and f"echo 'options {load}' | sudo tee " in later
+    assert f"$ {now}" in report([finding]) and f"$ {later}" in report([finding])
+
+
+@pytest.mark.parametrize(
+    ("line", "text", "fix"),
+    [
+        ("OpenVINO is not installed: pip install openvino", "OpenVINO is not installed", ("pip install openvino",)),
+        ("/dev/video7 is busy (obs, pid 3): end it, or name another", "/dev/video7 is busy (obs, pid 3)",
+         ("end it, or name another",)),
+        ("it ends;  just\nlike that", "it ends; just like that", ()),
+    ],
+)  # fmt: skip
+def test_what_to_do_is_taken_from_a_message(line, text, fix):
+    assert doctor._told(ENGINE, line) == Finding(ENGINE, PROBLEM, text, fix)
 
 
 # -- kernel module and Secure Boot --
@@ -356,6 +445,30 @@ def test_a_reader_that_fails_is_a_problem(tmp_path):
     finding = doctor._judge("rtbg", answer, "")
     assert finding.state == PROBLEM and "nothing could be read back" in finding.text and "\n" not in finding.text
     assert doctor._judge("rtbg", answer, "the device is gone").text == "the device is gone"
+
+
+@linux
+def test_a_loop_test_that_fails_says_how_to_load_the_module_anew(monkeypatch):
+    """Of a camera that takes every picture and gives none back."""
+    from rtbg.sinks import virtual_camera
+
+    class Swallows:
+        description, path = "rtbg (/dev/video7)", "/dev/video7"
+
+        def __init__(self, *_: object, **__: object) -> None: ...
+
+        def write(self, frame: object) -> None: ...
+
+        def abort(self) -> None: ...
+
+    monkeypatch.setattr(virtual_camera, "VirtualCamera", Swallows)
+    monkeypatch.setattr(system, "ask", lambda *_: Answer(False, "", "no answer within 60 s"))
+    (finding,) = doctor.loop_test()
+    assert (finding.area, finding.state) == (LOOP, PROBLEM) and "no answer within 60 s" in finding.text
+    assert finding.fix[1:] == (
+        "sudo modprobe -r v4l2loopback",
+        'sudo modprobe v4l2loopback exclusive_caps=1 card_label="rtbg"',
+    )
 
 
 @linux

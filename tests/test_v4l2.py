@@ -38,6 +38,7 @@ def test_ioctl_numbers_are_the_kernels() -> None:
     assert v4l2.ENUM_FMT == 0xC0405602
     assert v4l2.ENUM_FRAMESIZES == 0xC02C564A
     assert v4l2.ENUM_FRAMEINTERVALS == 0xC034564B
+    assert v4l2.S_PARM == 0xC0CC5616
     assert v4l2.G_FMT == 0xC0D05604
     assert (v4l2.STREAMON, v4l2.STREAMOFF) == (0x40045612, 0x40045613)
 
@@ -95,6 +96,20 @@ def test_pixel_format() -> None:
     data = (struct.pack("<II", 1, 0) + pix).ljust(208, b"\0")
     found = v4l2.parse_pixel_format(data)
     assert found == v4l2.PixelFormat(1280, 720, "YUYV", 8, 2560, 1843200, 1, 2)
+
+
+def test_the_rate_of_an_output_is_told_and_what_became_of_it_read_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[int, int, bytes]] = []
+
+    def device(fd: int, request: int, data: bytes) -> bytes:  # that gives 25 whatever it is told
+        asked.append((fd, request, data))
+        return struct.pack("<5I", 2, 0, 0, 1, 25).ljust(204, b"\0")
+
+    monkeypatch.setattr(v4l2, "_ask", device)
+    assert v4l2.set_rate(7, Fraction(30000, 1001)) == 25
+    assert asked == [(7, v4l2.S_PARM, struct.pack("<5I", v4l2.BUF_OUTPUT, 0, 0, 1001, 30000).ljust(204, b"\0"))]
+    monkeypatch.setattr(v4l2, "_ask", lambda *_: bytes(204))
+    assert v4l2.set_rate(7, Fraction(30)) is None
 
 
 @linux

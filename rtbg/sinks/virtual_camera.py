@@ -97,7 +97,7 @@ class VirtualCamera:
             self._camera = module.Camera(
                 *self._size, rate, fmt=module.PixelFormat.I420, device=self.path, backend="v4l2loopback"
             )
-            self._claim.guard()
+            self._claim.guard(Fraction(rate).limit_denominator(1001))
         except (RuntimeError, OSError) as exc:
             text = " ".join(str(exc).split())
             if "not a video output" in text or "in use" in text or "busy" in text:

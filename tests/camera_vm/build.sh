@@ -18,14 +18,15 @@ apt-get install -y --no-install-recommends "${tools[@]}" >apt.log 2>&1 ||
 KV=$(basename "$(readlink -f /usr/src/linux-headers-*-amd64 | sort -V | tail -1)" | sed s/linux-headers-//)
 lap "host packages"
 
-apt-get download -qq "linux-image-$KV" v4l2loopback-dkms busybox-static 2>/dev/null
+apt-get download -qq "linux-image-$KV" v4l2loopback-dkms busybox-static >apt.log 2>&1 || { tail -5 apt.log >&2; exit 77; }
 for d in *.deb; do dpkg-deb -x "$d" x; done
 make -s -C "/usr/src/linux-headers-$KV" M="$(echo "$PWD"/x/usr/src/v4l2loopback-*)" modules 2>make.log ||
     { cat make.log >&2; exit 1; }
 cp x/usr/src/v4l2loopback-*/v4l2loopback.ko "x/lib/modules/$KV/"
 lap "kernel and v4l2loopback"
 
-mmdebstrap --quiet --mode=root --variant=minbase \
+# In a mount namespace of its own: what it mounts goes with it, however it ends.
+unshare --mount mmdebstrap --quiet --mode=root --variant=minbase \
     --aptopt='Acquire::Check-Valid-Until "false"' --aptopt='Acquire::Languages "none"' \
     --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/man/*' \
     --dpkgopt='path-exclude=/usr/share/locale/*' \

@@ -23,6 +23,7 @@ import numpy as np
 
 HERE = Path(__file__).parent.parent
 LOGS = Path("/out")
+PATIENT = (sys.executable, str(HERE / "guest/rtbg_patient.py"))  # rtbg, see there
 SIZE = WIDTH, HEIGHT = 320, 240
 RATE = 4  # pictures a second
 WEBCAM, VCAM = "/dev/video10", "/dev/video11"
@@ -89,7 +90,7 @@ class Program:
 
 def rtbg(name: str, *words: str) -> Program:
     """rtbg in the background, with a latency budget for this machine."""
-    return Program(name, sys.executable, str(HERE / "guest/rtbg_patient.py"), *words)
+    return Program(name, *PATIENT, *words)
 
 
 def feed() -> Program:
@@ -170,11 +171,14 @@ class Watcher:
     """A reader of the virtual camera that stays, whatever happens, and looks at every picture. By read(): of several
     readers with mapped buffers v4l2loopback 0.12 may forget one."""
 
-    def __init__(self, expected: Expected) -> None:
+    def __init__(self, expected: Expected, size: tuple[int, int] | None = None) -> None:
+        """size: of the pictures that are to come, where nobody writes yet."""
         self.looks: list[Look] = []
-        told = command("v4l2-ctl", "-d", VCAM, "--get-fmt-video")[1]
-        width, height = re.findall(r"Width/Height\s*: (\d+)/(\d+)", told)[0]
-        self.size = int(width), int(height)
+        if size is None:
+            told = command("v4l2-ctl", "-d", VCAM, "--get-fmt-video")[1]
+            width, height = re.findall(r"Width/Height\s*: (\d+)/(\d+)", told)[0]
+            size = int(width), int(height)
+        self.size = size
         self._expected = expected
         self._device = os.open(VCAM, os.O_RDONLY | os.O_NONBLOCK)
         self._ends = False
@@ -186,8 +190,10 @@ class Watcher:
         while not self._ends:
             try:
                 data = os.read(self._device, length)
-            except BlockingIOError:
+            except OSError:  # no picture yet, or nobody who writes
                 time.sleep(0.05)
+                continue
+            if len(data) < length:
                 continue
             rgb = rgb_of(data, self.size)
             self.looks.append(self._expected.look(rgb if self.size == SIZE else cv2.resize(rgb, SIZE)))

@@ -8,5 +8,5 @@ SECONDS = 120.0
 
 if __name__ == "__main__":
     assert live.run_live.__kwdefaults__ is not None
-    live.run_live.__kwdefaults__["patience"] = SECONDS
+    live.run_live.__kwdefaults__["patience"] = live.PATIENCE = SECONDS
     raise SystemExit(main())
