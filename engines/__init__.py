@@ -103,7 +103,8 @@ def load(
     a GPU, OpenVINO, ONNX Runtime, torch on the CPU; why one on the CPU was skipped is logged as a warning on the logger
     "engines". With an NVIDIA GPU and TensorRT it is followed by TensorRT once that has compiled, between two pictures
     and after a check (`engines.swap`). `Engine.name` and `Engine.device` say what ran last.
-    device: "auto", "cpu", "cuda" (torch also "cuda:1") or "mps"; one that was asked for is used or refused.
+    device: "auto", "cpu", "cuda" (torch also "cuda:1") or "mps"; with the engine onnxruntime also what its package has
+    (`engines.onnxruntime_engine`). One that was asked for is used or refused.
     threads: of the inference on the CPU; None: the cores of this process, 4 at most.
     precision: "auto" (what the device is fastest in: f16 on CUDA; on a CPU int8 where the model has such a graph and
     the CPU computes it exactly, see `engines.int8`, else bf16 or f32), "f32", "bf16", "f16", "int8".
@@ -112,8 +113,8 @@ def load(
     if engine != "auto" and engine not in _ENGINES:
         raise EngineError(f"unknown engine {engine!r}: use auto, {', '.join(_ENGINES)}")
     device = device.lower()
-    if device.partition(":")[0] not in ("auto", "cpu", "cuda", "mps"):
-        raise EngineError(f"the device {device!r} is not available in this version: use auto or cpu, cuda, mps")
+    if engine != "onnxruntime" and device.partition(":")[0] not in ("auto", "cpu", "cuda", "mps"):
+        raise EngineError(f"the device {device!r} is not known: use auto or cpu, cuda, mps")
     if precision not in ("auto", "f32", "bf16", "f16", "int8"):
         raise EngineError(f"unknown precision {precision!r}: use auto, f32, bf16, f16 or int8")
     if threads is not None and threads < 1:
@@ -122,7 +123,7 @@ def load(
     options = {"threads": default_threads() if threads is None else threads, "precision": precision}
     if engine == "auto":
         return _first_that_works(spec, device, options)
-    if engine == "torch":
+    if engine in ("torch", "onnxruntime"):
         return _open(_ENGINES[engine], spec, options | {"device": device})
     if device not in ("auto", "cuda" if engine == "tensorrt" else "cpu"):
         raise EngineError(f"the engine {engine} does not run on the device {device!r}: use the device auto")
@@ -175,7 +176,11 @@ def _run_eight_bits(make: Callable[..., Runner], spec: ModelSpec, options: Mappi
     there, at next to no loss (its card says how little). None: another precision was asked for, or none is to be had.
     Raises EngineError for precision "int8" where it cannot be."""
     name, wanted = getattr(make, "name", ""), options["precision"]
-    if name not in int8.ENGINES or wanted not in ("auto", "int8"):
+    if (
+        name not in int8.ENGINES
+        or wanted not in ("auto", "int8")
+        or options.get("device", "cpu") not in ("auto", "cpu")
+    ):
         return None
     graph = int8.eight_bits(spec)
     if graph is not None and int8.is_exact(make):

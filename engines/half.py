@@ -1,8 +1,8 @@
 """An fp32 ONNX graph as a strongly typed FP16 one, for TensorRT: precision there is what the graph says.
 
 Made when a plan is compiled, from the one file that is shipped, so nothing travels twice and users' own models are
-served too. Inputs and outputs stay float32: a Cast stands at each. Needs the `onnx` package, imported on use; used by
-`engines.tensorrt_engine`. Memory bound: the file, twice.
+served too. Inputs and outputs stay float32: a Cast stands at each. Needs the `onnx` package, imported on use. Used by
+`engines.tensorrt_engine`; `engines.torch_engine` reads files by it. Memory bound: the file, twice.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What an engine's library must be able to do: run any ONNX graph by the names of its tensors.
 
-One file per library implements `Runner` (`openvino_engine`, `onnxruntime_engine`); what a graph's tensors mean is
-the adapters' business (`engines.adapters`), once for all libraries.
+One file per library implements `Runner` (`openvino_engine`, `onnxruntime_engine`, `torch_engine`, `tensorrt_engine`);
+what a graph's tensors mean is the adapters' business (`engines.signature` chooses one), once for all libraries.
 """
 
 from __future__ import annotations

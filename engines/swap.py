@@ -6,7 +6,8 @@
 The second is taken only if it answers as the first does, to a stored portrait and to the live picture of that moment;
 else that is said and the first stays. What a network remembers travels in its inputs (`engines.adapter`), so nothing of
 it is lost. Used by `engines.load` for TensorRT.
-Memory bound: both runners for good: the first takes over again, with a warning, where the second fails later.
+Memory bound: both runners for good: the first takes over again, with a warning, where the second fails later (not
+where its network is lent to whole frames on the GPU, `engines.on_device`: there the run ends with the error).
 """
 
 from __future__ import annotations
@@ -15,18 +16,19 @@ import atexit
 import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 
+from engines import tensorrt_engine as trt
+from engines.compile_job import compile_apart, make_job
 from engines.cuda import NoGpu, probe
 from engines.errors import EngineError, short_reason
+from engines.plan_cache import PlanCache, user_cache
 from engines.runner import Runner
 from engines.segmenter import probe_picture
+from engines.signature import recognise
 from engines.spec import Array, ModelSpec, available_models, find_model
-
-if TYPE_CHECKING:
-    from engines.tensorrt_engine import Shapes
 
 logger = logging.getLogger("engines")
 
@@ -34,7 +36,7 @@ logger = logging.getLogger("engines")
 TOLERANCE = 0.02
 
 # Compiles and opens a runner for these shapes; asks now and then whether it is still wanted. Raises EngineError.
-Opener: TypeAlias = Callable[["Shapes", Callable[[], bool]], Runner]
+Opener: TypeAlias = Callable[[trt.Shapes, Callable[[], bool]], Runner]
 
 
 class Swapping:
@@ -44,17 +46,22 @@ class Swapping:
     def __init__(self, first: Runner, opener: Opener) -> None:
         self.inputs, self.outputs = first.inputs, first.outputs
         self.name, self.device = first.name, first.device
-        self._first = self._last = first
+        self._first = first
         self._opener = opener
         self._next: dict[tuple[tuple[int, ...], ...], _Next] = {}
         self._closed = False
         # A process that ends without `close` must not be held up by a compilation, nor leave its thread in TensorRT.
         atexit.register(self.close)
 
-    @property
-    def current(self) -> Runner:
-        """The runner that ran last."""
-        return self._last
+    def current(self, *shapes: tuple[int, ...]) -> Runner:
+        """The runner that the next `run` with inputs of these shapes is done by."""
+        coming = self._next.get(shapes)
+        return self._first if coming is None or coming.taken is None else coming.taken
+
+    def due(self, *shapes: tuple[int, ...]) -> bool:
+        """Whether that `run` begins to get a second runner ready, or compares one that is."""
+        coming = self._next.get(shapes)
+        return coming is None or coming.ready
 
     def run(self, feeds: Mapping[str, Array], wanted: Sequence[str]) -> list[Array]:
         """See `engines.runner.Runner.run`."""
@@ -86,7 +93,7 @@ class Swapping:
 
     def _run(self, runner: Runner, feeds: Mapping[str, Array], wanted: Sequence[str]) -> list[Array]:
         out = runner.run(feeds, wanted)
-        self.name, self.device, self._last = runner.name, runner.device, runner
+        self.name, self.device = runner.name, runner.device
         return out
 
     def _begin(self, feeds: Mapping[str, Array], wanted: Sequence[str]) -> _Next:
@@ -112,6 +119,11 @@ class _Next:
         # A daemon: a program's end must not wait for a compilation; `Swapping.close` joins it before that.
         self._thread = threading.Thread(target=self._prepare, args=args, name="rtbg-engine", daemon=True)
         self._thread.start()
+
+    @property
+    def ready(self) -> bool:
+        """Whether it waits to be taken by `offer`."""
+        return self._ready is not None
 
     def offer(self, feeds: Mapping[str, Array], wanted: Sequence[str], out: list[Array], device: str) -> None:
         """Takes the second runner, if it is ready and answers these feeds as `device` did; from the next picture on."""
@@ -178,19 +190,12 @@ def with_tensorrt(first: Runner, spec: ModelSpec, precision: str) -> Runner:
             logger.info("%s runs the network: %s", first.device, exc)
         return first
     try:
-        from engines import tensorrt_engine as trt
-        from engines.compile_job import compile_apart, make_job
-        from engines.plan_cache import user_cache
-
-        target, graphs = trt.find_target(strict=True), trt.Graphs(spec, precision)
-        cache = user_cache()
-        if cache is None:
-            raise EngineError("there is no cache folder for what TensorRT compiles: set RTBG_CACHE_DIR")
+        target, graphs, cache = trt.find_target(strict=True), trt.Graphs(spec, precision), _plans()
     except EngineError as exc:
         logger.info("%s runs without TensorRT: %s", first.device, exc)
         return first
 
-    def opener(shapes: Shapes, cancelled: Callable[[], bool]) -> Runner:
+    def opener(shapes: trt.Shapes, cancelled: Callable[[], bool]) -> Runner:
         if cache.load(graphs.key(target, shapes)) is None:
             logger.info("TensorRT compiles the network apart, %s runs meanwhile", first.device)
             compile_apart(make_job(graphs, target, shapes, cache), cancelled=cancelled)
@@ -199,6 +204,14 @@ def with_tensorrt(first: Runner, spec: ModelSpec, precision: str) -> Runner:
         return trt.TensorRTRunner(spec, precision=precision, target=target)
 
     return Swapping(first, opener)
+
+
+def _plans() -> PlanCache:
+    """Where compiled networks are kept. Raises EngineError."""
+    cache = user_cache()
+    if cache is None:
+        raise EngineError("there is no folder to keep compiled networks in: set RTBG_CACHE_DIR to one you may write to")
+    return cache
 
 
 def build_all(
@@ -212,15 +225,7 @@ def build_all(
     are then. models: names or files; None: all shipped ones. progress: (done, in all, what comes next, empty at the
     end). Raises EngineError: TensorRT cannot run here (and which of GPU, driver and package is missing), no cache
     folder, a compilation that fails."""
-    from engines import tensorrt_engine as trt
-    from engines.compile_job import compile_apart, make_job
-    from engines.plan_cache import user_cache
-    from engines.signature import recognise
-
-    target = trt.find_target()
-    cache = user_cache()
-    if cache is None:
-        raise EngineError("there is no folder to keep compiled networks in: set RTBG_CACHE_DIR to one you may write to")
+    target, cache = trt.find_target(), _plans()
     todo = []
     for model in available_models() if models is None else models:
         spec = find_model(model)

@@ -3,7 +3,7 @@
     find_target -> Target        which package, for which GPU; says what is missing (GPU, driver, package)
     Graphs      -> an ONNX file as TensorRT takes it: strongly typed FP16, see `engines.half`
     plan_for    -> bytes         a compiled network ("plan") for one set of input shapes, from the cache or made now
-    TensorRTRunner               runs plans: page-locked buffers, a stream of its own, CUDA graph replay
+    TensorRTRunner               runs plans (`engines.plan`) on page-locked buffers and a stream of its own
 
 Compiling needs no GPU with `tensorrt_rtx`; running does, and TensorRT crashes the process where there is no driver:
 so the driver is asked first (`engines.cuda.probe`), never TensorRT. Memory bound: per set of input shapes in use one
@@ -26,6 +26,7 @@ import numpy as np
 from engines import half
 from engines.cuda import Device, Gpu, NoGpu, probe
 from engines.errors import EngineError, import_error, short_reason
+from engines.plan import Plan
 from engines.plan_cache import PlanCache, PlanKey, user_cache
 from engines.spec import Array, ModelSpec
 
@@ -240,7 +241,7 @@ class TensorRTRunner:
         self._log = _logger(self._target.trt)
         self._device: Device | None = Device()
         self._runtime: Any = self._target.trt.Runtime(self._log)
-        self._plans: dict[tuple[tuple[int, ...], ...], _Plan] = {}
+        self._plans: dict[tuple[tuple[int, ...], ...], Plan] = {}
 
     def run(self, feeds: Mapping[str, Array], wanted: Sequence[str]) -> list[Array]:
         """See `engines.runner.Runner.run`."""
@@ -275,13 +276,13 @@ class TensorRTRunner:
             self._device.close()
         self._device = self._runtime = None
 
-    def _plan(self, shapes: tuple[tuple[int, ...], ...]) -> _Plan:
+    def _plan(self, shapes: tuple[tuple[int, ...], ...]) -> Plan:
         plan = self._plans.get(shapes)
         if plan is None:
             plan = self._plans[shapes] = self._open({p.name: s for p, s in zip(self.inputs, shapes, strict=True)})
         return plan
 
-    def _open(self, shapes: Shapes) -> _Plan:
+    def _open(self, shapes: Shapes) -> Plan:
         """A plan, loaded and warm. One from the cache that does not load is deleted and made anew, once."""
         for attempt in (1, 2):
             data = plan_for(self.graphs, self._target, shapes, self._cache)
@@ -290,114 +291,11 @@ class TensorRTRunner:
                 assert self._device is not None
                 notes = self._cache if self._target.flavour == "tensorrt_rtx" else None
                 note = f"jit-{self.graphs.key(self._target, shapes).stem}"
-                return _Plan(self._target.trt, engine, self._device, shapes, notes, note)
+                return Plan(self._target.trt, engine, self._device, shapes, notes, note)
             if self._cache is not None:
                 self._cache.discard(self.graphs.key(self._target, shapes))
             logger.info("a compiled network does not load (%s), try %d", self._log.reason, attempt)
         raise EngineError(f"{self.device} does not load what it compiled ({self._log.reason}): use the engine auto")
-
-
-class _Plan:
-    """A network for one set of shapes, with its memory; `feeds` and `results` are page-locked."""
-
-    def __init__(
-        self, trt: Any, engine: Any, device: Device, shapes: Shapes, notes: PlanCache | None, note: str
-    ) -> None:
-        self._engine, self._device = engine, device
-        self._context = _context(engine, notes, note)
-        if self._context is None:
-            raise EngineError("TensorRT has not the memory to run this network: use the engine auto")
-        self.feeds: dict[str, Array] = {}
-        self.results: dict[str, Array] = {}
-        self._copies: list[tuple[Array, int, bool]] = []
-        self._addresses: dict[str, int] = {}
-        for index in range(engine.num_io_tensors):
-            name = engine.get_tensor_name(index)
-            given = engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT
-            if given:
-                self._context.set_input_shape(name, shapes[name])
-        for index in range(engine.num_io_tensors):
-            name = engine.get_tensor_name(index)
-            given = engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT
-            shape = tuple(self._context.get_tensor_shape(name))
-            if -1 in shape:
-                raise EngineError(f"the size of {name} is known only after a run: TensorRT is not used for that here")
-            array = device.pinned(shape, trt.nptype(engine.get_tensor_dtype(name)))
-            address = device.allocate(array.nbytes)
-            self._context.set_tensor_address(name, address)
-            self._addresses[name] = address
-            (self.feeds if given else self.results)[name] = array
-            self._copies.append((array, address, given))
-        self._graph: Any = None
-        self.run()  # what is set up or compiled at the first run cannot be captured
-        try:
-            self._graph = device.capture(self._queue)
-        except EngineError as exc:
-            logger.info("no CUDA graph (%s): running without", exc)
-        if notes is not None:
-            _keep_kernels(self._context, notes, note)
-
-    def run(self) -> None:
-        """From `feeds` to `results`. Raises EngineError."""
-        if self._graph is None:
-            self._queue()
-        else:
-            self._device.launch(self._graph)
-        self._device.wait()
-
-    def queue_at(self, addresses: Mapping[str, int], stream: int) -> None:
-        """Queues the network on another's stream, on another's device memory. Raises EngineError."""
-        for name, address in addresses.items():
-            self._context.set_tensor_address(name, address)
-        done = self._context.execute_async_v3(stream)
-        for name in addresses:
-            self._context.set_tensor_address(name, self._addresses[name])
-        if not done:
-            raise EngineError("TensorRT did not run the network: use the engine auto")
-
-    def close(self) -> None:
-        """Frees the network; buffers are the device's."""
-        self._context = self._engine = self._graph = None
-
-    def _queue(self) -> None:
-        for array, address, given in self._copies:
-            if given:
-                self._device.upload(address, array)
-        if not self._context.execute_async_v3(int(self._device.stream)):
-            raise EngineError("TensorRT did not run the network: use the engine auto")
-        for array, address, given in self._copies:
-            if not given:
-                self._device.download(array, address)
-
-
-def _context(engine: Any, notes: PlanCache | None, note: str) -> Any:
-    """An execution context. TensorRT-RTX compiles its kernels at the first run: those of the last time are given to it
-    (`notes`), which it ignores where they do not fit."""
-    if notes is None:
-        return engine.create_execution_context()
-    try:
-        config = engine.create_runtime_config()
-        kernels = config.create_runtime_cache()
-        kept = notes.load_note(note)
-        if kept:
-            kernels.deserialize(kept)
-        config.set_runtime_cache(kernels)
-        context = engine.create_execution_context(config)
-    except Exception as exc:
-        logger.info("TensorRT-RTX takes no kernel cache (%s)", short_reason(exc))
-        context = None
-    return context or engine.create_execution_context()
-
-
-def _keep_kernels(context: Any, notes: PlanCache, note: str) -> None:
-    try:
-        kept = context.get_runtime_config().get_runtime_cache().serialize()
-    except Exception as exc:
-        logger.info("TensorRT-RTX gives no kernel cache (%s)", short_reason(exc))
-        return
-    data = bytes(kept) if kept is not None else b""
-    if data and data != notes.load_note(note):
-        notes.save_note(note, data)
 
 
 def _logger(trt: Any) -> Any:

@@ -11,7 +11,7 @@ import importlib.util
 import logging
 import platform
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -80,8 +80,8 @@ class TorchRunner:
     def __init__(self, spec: ModelSpec, *, threads: int, precision: str = "auto", device: str = "auto") -> None:
         self._torch = torch = import_torch()
         onnx = import_onnx()
-        self._where = find_device(torch, device)
-        kind = self._where.type
+        self.where = find_device(torch, device)  # the torch.device of the network
+        kind = self.where.type
         self.precision = PRECISIONS[kind][0] if precision == "auto" else precision
         if self.precision not in PRECISIONS[kind]:
             known = ", ".join(PRECISIONS[kind])
@@ -100,11 +100,11 @@ class TorchRunner:
             ) from exc
         self._threads = threads
         self._dtype = getattr(torch, _DTYPES[self.precision])
-        name = torch.cuda.get_device_name(self._where) if kind == "cuda" else ""
+        name = torch.cuda.get_device_name(self.where) if kind == "cuda" else ""
         self.device = " ".join(filter(None, ("torch", TITLES[kind], name, self.precision)))
         try:
-            self.network: Any = Network(model, device=self._where, dtype=self._dtype)
-            self._stream: Any = torch.cuda.Stream(self._where) if kind == "cuda" else None
+            self.network: Any = Network(model, device=self.where, dtype=self._dtype)
+            self._stream: Any = torch.cuda.Stream(self.where) if kind == "cuda" else None
         except EngineError:
             raise
         except Exception as exc:
@@ -112,11 +112,6 @@ class TorchRunner:
                 f"torch cannot take {spec.path} ({short_reason(exc)}): use the engine openvino or onnxruntime"
             ) from exc
         self._captured: dict[tuple[tuple[int, ...], ...], _Captured] = {}
-
-    @property
-    def where(self) -> Any:
-        """The torch.device of the network."""
-        return self._where
 
     def tensors(self, frame: Any) -> Any:
         """float32 (1, 4, H, W) on `where` to float32 (1, 1, H, W), for a network of one input and output."""
@@ -144,7 +139,7 @@ class TorchRunner:
     def _run(self, feeds: Mapping[str, Array], wanted: Sequence[str]) -> list[Array]:
         torch = self._torch
         before = torch.get_num_threads()
-        if self._where.type == "cpu" and before != self._threads:
+        if self.where.type == "cpu" and before != self._threads:
             torch.set_num_threads(self._threads)  # of the whole process: given back below
         try:
             out = self.network({n: self._put(torch.from_numpy(v)) for n, v in feeds.items()})
@@ -157,7 +152,7 @@ class TorchRunner:
     def _put(self, tensor: Any) -> Any:
         memory = {"memory_format": self._torch.channels_last} if tensor.ndim == 4 else {}
         dtype = self._dtype if tensor.is_floating_point() else tensor.dtype
-        return tensor.to(self._where, dtype, **memory)
+        return tensor.to(self.where, dtype, **memory)
 
     def _run_cuda(self, feeds: Mapping[str, Array], wanted: Sequence[str]) -> list[Array]:
         shapes = tuple(v.shape for v in feeds.values())
@@ -203,24 +198,3 @@ class _Captured:
         for name, tensor in self._outputs.items():
             self._results[name].copy_(tensor, non_blocking=True)
         return self._results
-
-
-def on_device(engine: Any) -> tuple[Callable[[Any], Any], Any] | None:
-    """(network, torch.device) of an engine for frames that lie on that device already: the network takes a float32
-    tensor (1, 4, H, W) there, gives float32 (1, 1, H, W), and is queued on the current stream, with no wait. It may be
-    captured in a CUDA graph once it has run, and is the engine's own as long as that is not closed.
-
-    None for an engine that does not run on a GPU, or a network that is not rtbg's own; of one that changes
-    (`engines.swap`), what ran last. Raises EngineError where torch is missing."""
-    from engines.adapter import Own
-    from engines.swap import Swapping
-    from engines.tensorrt_engine import TensorRTRunner
-
-    runner = engine._runner if isinstance(engine, Own) else None
-    if isinstance(runner, Swapping):
-        runner = runner.current
-    if isinstance(runner, TensorRTRunner):
-        return runner.tensors, import_torch().device("cuda", 0)
-    if not isinstance(runner, TorchRunner) or runner.where.type == "cpu":
-        return None
-    return runner.tensors, runner.where

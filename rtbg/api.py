@@ -22,6 +22,7 @@ from rtbg.composite import Compositor
 from rtbg.errors import MattingError, UsageError
 from rtbg.foreground import Foreground
 from rtbg.frame import BT709, FULL, Array, Color, Frame, StreamInfo
+from rtbg.gpu_frames import open_frames
 from rtbg.matting import Matting, Refinement
 from rtbg.options import Options, edge_of
 from rtbg.pipeline import run
@@ -113,6 +114,10 @@ def replace_background(
         unseen = chosen.show != "composite" and spec.kind != "transparent"
         behind = open_background("black" if unseen else spec, source.info, fit=chosen.fit)
         stack.callback(behind.close)
+        refinement = Refinement(
+            smoothing=chosen.smoothing, lookahead=chosen.lookahead, edge=Edge(**edge_of(chosen.edge))
+        )
+        frames = open_frames(runner, source.info, refinement, spec, show=chosen.show, wrap=chosen.light_wrap)
         sink = open_sink(
             output,
             source.info,
@@ -124,9 +129,6 @@ def replace_background(
             overwrite=chosen.overwrite,
             threads=codec_threads(),
         )
-        refinement = Refinement(
-            smoothing=chosen.smoothing, lookahead=chosen.lookahead, edge=Edge(**edge_of(chosen.edge))
-        )
         compositor = Compositor(show=chosen.show, foreground=Foreground(wrap=chosen.light_wrap))
         matting = Matting(runner, source.info, refinement)
-        return run(source, matting, behind, [sink], compositor=compositor, stop=stop, progress=progress)
+        return run(source, matting, behind, [sink], compositor=compositor, frames=frames, stop=stop, progress=progress)

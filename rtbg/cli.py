@@ -88,7 +88,8 @@ def build_parser() -> argparse.ArgumentParser:
     add("--no-audio", dest="audio", action="store_false", help="leave sound and subtitles out")
     add("--model", default=d.model, metavar="NAME|FILE.onnx", help="matting network (default: %(default)s)")
     add("--engine", choices=ENGINES, default=d.engine, help="what runs the network (default: %(default)s)")
-    add("--device", default=d.device, help="device of the engine (default: %(default)s)")
+    add("--device", default=d.device, help="device of the engine: cpu, cuda, mps; with --engine onnxruntime what its "
+        "package has: dml, coreml, openvino, ... (default: %(default)s)")  # fmt: skip
     add("--threads", type=int, metavar="N", default=d.threads, help="threads for the network")
     live = parser.add_argument_group("live").add_argument
     live("--webcam", nargs="?", const="", metavar="CAMERA", help="a camera, by number, path or part of its name; a "
@@ -172,7 +173,7 @@ def _build_engines(args: argparse.Namespace) -> int:
 
     def progress(done: int, total: int, label: str) -> None:
         if not args.quiet:
-            say(f"rtbg: {done} of {total}: {label}")
+            say(f"rtbg: {done} of {total} compiled" + (f", now {label}" if label else ""))
 
     try:
         build_all(progress=progress)

@@ -8,9 +8,10 @@ constants; those modules are the reference, this differs by rounding. Decisions 
 band) are factors on the GPU, so each frame is the same sequence of work: on CUDA one captured graph. Two frames are in
 flight: a frame comes out when the second one after it is pushed.
 Not here, so left to the CPU path (`refusal`): 10 bits, 4:2:2, 4:4:4, odd sizes, transparent and matte outputs, other
-edges than plain, light wrap. Used by `benchmarks.gpu` and by whoever has the engine on CUDA and torch there.
-Memory bound: on the GPU two frames and two more per frame of look-ahead, and about twenty full-size float planes; three
-frames of page-locked memory.
+edges than plain, light wrap. Used by `rtbg.pipeline` for files, where `open_frames` finds the engine on CUDA and torch
+there, and by `benchmarks.gpu`.
+Memory bound: on the GPU two frames and two more per frame of look-ahead, and about twenty full-size float planes; about
+ten frames of page-locked memory.
 """
 
 from __future__ import annotations
@@ -18,11 +19,15 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 
-from engines import nearest_size
+from engines import Engine, EngineError, nearest_size
+from engines.errors import short_reason
+from engines.on_device import Lent
+from rtbg.backgrounds import BackgroundSpec
 from rtbg.errors import MattingError
 from rtbg.frame import Array, Frame, StreamInfo
 from rtbg.gpu_ops import Tensor
@@ -49,12 +54,34 @@ def refusal(
     return ""
 
 
+def open_frames(
+    engine: Engine, info: StreamInfo, refinement: Refinement, background: BackgroundSpec, *, show: str, wrap: float
+) -> GpuFrames | None:
+    """The way of a stream's frames by the GPU that the engine runs on; None, and why as information, where they go by
+    the CPU. Decided once for the stream: an engine that is swapped for one on a GPU later does not change it."""
+    transparent = background.kind == "transparent"
+    try:
+        lent = Lent(engine, nearest_size(engine.spec.sizes, *info.shown_size))
+        if reason := refusal(info, refinement, show=show, wrap=wrap, transparent=transparent):
+            raise EngineError(reason)
+    except EngineError as exc:
+        logger.info("frames are composited on the CPU: %s", exc)
+        return None
+    blur = background.strength if background.kind == "blur" else None
+    try:
+        return GpuFrames(lent, engine.spec.sizes, info, refinement, device=lent.device, blur=blur, renewed=lent.renewed)
+    except RuntimeError as exc:
+        raise _failed(exc) from exc
+
+
 class GpuFrames:
     """Mattes and composites the pictures of one stream, in order. One thread at a time.
 
     network: float32 (1, 4, h, w) on `device` to float32 (1, 1, h, w), queued on the current stream; sizes: its own.
     blur: strength of the frame's own blur as the background, 0 to 1; None: the planes that `push` is given.
-    foreground: whether the person's own colours are estimated. capture: replay a CUDA graph, on CUDA.
+    foreground: whether the person's own colours are estimated. capture: replay a CUDA graph, on CUDA. renewed: asked
+    before each picture but the first, on the current stream, with what the network was last given: whether it is
+    another network now (see `engines.on_device.Lent`; it may wait for the GPU).
     Raises ValueError for a stream that `refusal` names."""
 
     def __init__(
@@ -68,6 +95,7 @@ class GpuFrames:
         blur: float | None = None,
         foreground: bool = True,
         capture: bool = True,
+        renewed: Callable[[Tensor], bool] | None = None,
     ) -> None:
         refinement = refinement or Refinement()
         if reason := refusal(info, refinement):
@@ -80,11 +108,13 @@ class GpuFrames:
         self._capture = capture and self._cuda
         size = nearest_size(sizes, *info.shown_size)
         self._steps = FrameSteps(network, size, info, refinement, device=self._device, blur=blur, foreground=foreground)
-        self._needs_background = blur is None
+        self.needs_background = blur is None
+        self._renewed = renewed
         if self._cuda:
             torch.cuda.synchronize(self._device)  # what was made so far was made on another stream
         self._stream: Any = self._torch.cuda.Stream(self._device) if self._cuda else None
         self._graph: Any = None
+        self._warm = 0  # rounds of work since the network is this one
         self._pushes = 0
         self._seconds: float | None = None
         self._waiting: deque[Frame] = deque()  # on their way in, held for their future
@@ -94,31 +124,49 @@ class GpuFrames:
 
     def push(self, frame: Frame, background: tuple[Array, ...] | None = None) -> list[Frame]:
         """Takes the next frame with its background (planes like its own; None with `blur`); returns those that are
-        finished, oldest first, as new planes. Raises MattingError when the network answered nonsense."""
+        finished, oldest first, as new planes. Raises MattingError when the network answered nonsense or the GPU
+        fails."""
         if [p.shape for p in frame.planes[:3]] != self._steps.shapes or frame.planes[0].dtype != np.uint8:
             raise ValueError(f"the stream changed to {frame!r}: start anew for it")
-        if (background is None) == self._needs_background:
+        if (background is None) == self.needs_background:
             raise ValueError("a frame comes with its background, or with blur without")
         if background is not None and [p.shape for p in background[:3]] != self._steps.shapes:
             raise ValueError(f"the background {[p.shape for p in background]} does not have the planes of {frame!r}")
         elapsed = -1.0 if self._seconds is None else frame.seconds - self._seconds
         self._seconds = frame.seconds
         self._waiting.append(frame)
-        self._submit(frame.planes, background, elapsed if 0 <= elapsed <= GAP else -1.0)
-        return self._landed(IN_FLIGHT)
+        try:
+            self._submit(frame.planes, background, elapsed if 0 <= elapsed <= GAP else -1.0)
+            return self._landed(IN_FLIGHT)
+        except RuntimeError as exc:
+            raise _failed(exc) from exc
 
     def flush(self) -> list[Frame]:
-        """End of stream: all that is still on its way. The past is forgotten."""
-        while self._waiting:
-            self._submit(None, None, -1.0)
-        self._seconds = None
-        self._pushes = 0
-        return self._landed(0)
+        """End of stream: all that is still on its way, as `push` returns it. The past is forgotten."""
+        try:
+            while self._waiting:
+                self._submit(None, None, -1.0)
+            self._seconds = None
+            self._pushes = 0
+            return self._landed(0)
+        except RuntimeError as exc:
+            raise _failed(exc) from exc
+
+    def close(self) -> None:
+        """Waits for what is under way: from then on nothing uses the network. Never raises. May be called twice."""
+        with suppress(RuntimeError):  # a GPU that has failed: `push` or `flush` said so
+            if self._stream is not None:
+                self._stream.synchronize()
+        self._flying.clear()
+        self._waiting.clear()
+        self._graph = None
 
     def _submit(self, planes: tuple[Array, ...] | None, background: tuple[Array, ...] | None, elapsed: float) -> None:
         """Queues one round of work. elapsed: seconds since the picture before; negative: it has no past."""
         torch = self._torch
         with torch.inference_mode(), torch.cuda.stream(self._stream):
+            if self._renewed is not None and self._pushes and planes is not None and self._renewed(self._steps.fed):
+                self._graph, self._warm = None, 0
             kept: list[Tensor] = []
             for target, given in ((self._steps.given, planes), (self._steps.behind, background)):
                 if given is not None:
@@ -160,12 +208,13 @@ class GpuFrames:
         return data[:a].reshape(luma), data[a : a + b].reshape(chroma), data[a + b : a + 2 * b].reshape(chroma)
 
     def _work(self) -> None:
-        """`FrameSteps.step`, as a CUDA graph from the third round on."""
+        """`FrameSteps.step`, as a CUDA graph from the third round with a network on."""
         torch = self._torch
         if self._graph is not None:
             self._graph.replay()
             return
-        if self._capture and self._pushes == 2:
+        self._warm += 1
+        if self._capture and self._warm == 3:
             graph = torch.cuda.CUDAGraph()
             try:
                 with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
@@ -178,6 +227,15 @@ class GpuFrames:
                 graph.replay()
                 return
         self._steps.step()
+
+
+def _failed(exc: RuntimeError) -> MattingError:
+    """Of torch, CUDA or an engine."""
+    if isinstance(exc, MattingError):
+        return exc
+    if isinstance(exc, EngineError):
+        return MattingError(str(exc))
+    return MattingError(f"the GPU failed ({short_reason(exc)}): --engine openvino goes without it")
 
 
 def _pack(planes: tuple[Array, ...], out: Array) -> None:

@@ -5,6 +5,10 @@
                     small RGB, engine,                            foreground colours,
                    smoothing, upsampling                          blending
 
+Where the engine is on a GPU that does all of that (`rtbg.gpu_frames`), one thread stands in for the two in the middle:
+
+    source.read ──Link──▶ background.at ─▶ frames.push: all of it there ──Link──▶ sink.write, sink.close
+
 - A frame leaves with its own matte, never an older one: they travel as a pair.
 - End of stream (also the first Ctrl-C, `Stop.end`) closes each link in turn; every stage drains, files get
   their trailers.
@@ -21,9 +25,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
+import numpy as np
+
 from rtbg.composite import Compositor
 from rtbg.errors import Aborted
 from rtbg.frame import Frame
+from rtbg.gpu_frames import GpuFrames
 from rtbg.link import Link, LinkAborted
 from rtbg.matting import Matting
 from rtbg.protocols import Background, Sink, Source
@@ -39,17 +46,19 @@ def run(
     sinks: Sequence[Sink],
     *,
     compositor: Compositor | None = None,
+    frames: GpuFrames | None = None,
     stop: Stop | None = None,
     progress: Callable[[Stats], None] | None = None,
 ) -> Stats:
     """Takes every frame from source to sinks; returns when all outputs are whole.
 
-    Owns source, background and sinks: they are closed (or aborted) whatever happens. The matting's engine
-    stays the caller's. compositor: None: `Compositor()`. progress is called about ten times a second, on the
-    caller's thread.
+    Owns source, background, frames and sinks: they are closed (or aborted) whatever happens. The matting's engine
+    stays the caller's. compositor: None: `Compositor()`. frames: does the work of matting and compositor in their
+    place, with the same engine; it blurs by itself, other backgrounds do not look at the matte. progress is called
+    about ten times a second, on the caller's thread.
     Raises what the first failing stage raised, or Aborted.
     """
-    return _Run(source, matting, background, sinks, compositor or Compositor(), stop or Stop()).run(progress)
+    return _Run(source, matting, background, sinks, compositor or Compositor(), frames, stop or Stop()).run(progress)
 
 
 class _Run:
@@ -62,12 +71,13 @@ class _Run:
         background: Background,
         sinks: Sequence[Sink],
         compositor: Compositor,
+        frames: GpuFrames | None,
         stop: Stop,
     ) -> None:
         self.source, self.matting, self.background, self.sinks = source, matting, background, sinks
         self.stop = stop
-        self.compositor = compositor
-        self.stats = Stats(engine=matting.engine.device)
+        self.compositor, self.frames = compositor, frames
+        self.stats = Stats(engine=self._device)
         self.started = time.monotonic()
         live = source.live
         self.read: Link[Frame] = Link(1 if live else QUEUE, live=live)
@@ -78,16 +88,19 @@ class _Run:
         self.finished = 0  # sinks that are closed
 
     def run(self, progress: Callable[[Stats], None] | None) -> Stats:
-        threads = [
-            threading.Thread(target=self._guard, args=(self._reader,), name="rtbg-reader"),
-            threading.Thread(target=self._guard, args=(self._matter,), name="rtbg-matting"),
-            threading.Thread(target=self._guard, args=(self._worker,), name="rtbg-compositing"),
-        ]
+        stages = [(self._reader, "rtbg-reader")]
+        if self.frames is not None:
+            stages.append((self._framer, "rtbg-gpu"))
+        else:
+            stages += [(self._matter, "rtbg-matting"), (self._worker, "rtbg-compositing")]
+        threads = [threading.Thread(target=self._guard, args=(stage,), name=name) for stage, name in stages]
         for i, (sink, link) in enumerate(zip(self.sinks, self.made, strict=True)):
             threads.append(threading.Thread(target=self._guard, args=(self._writer, sink, link), name=f"rtbg-sink-{i}"))
         with ExitStack() as stack:
             stack.callback(self.source.close)
             stack.callback(self.background.close)
+            if self.frames is not None:
+                stack.callback(self.frames.close)
             for sink in self.sinks:
                 stack.callback(sink.abort)  # nothing to do for one that was closed
             try:
@@ -116,11 +129,16 @@ class _Run:
 
     def _watch(self, progress: Callable[[Stats], None] | None) -> None:
         self.stats.seconds = time.monotonic() - self.started
-        self.stats.engine = self.matting.engine.device  # another one may have taken over
+        self.stats.engine = self._device  # another one may have taken over
         if self.stop.aborted:
             self._fail(Aborted("aborted"))
         if progress is not None:
             progress(self.stats)
+
+    @property
+    def _device(self) -> str:
+        """What really computes, for people."""
+        return self.matting.engine.device + (", frames by torch" if self.frames is not None else "")
 
     def _guard(self, stage: Callable[..., None], *args: object) -> None:
         """Runs a stage on its thread; the first error of all stages is kept and ends the run."""
@@ -183,11 +201,33 @@ class _Run:
                 planes = self.background.at(frame, alpha)
             with self._timed("composite"):
                 done = self.compositor(frame, alpha, planes)
-            for link in self.made:
-                link.put(done)
-            self.stats.frames_out += 1
+            self._hand_on([done])
         for link in self.made:
             link.close()
+
+    def _framer(self) -> None:
+        """Does what `_matter` and `_worker` do, by way of `frames`."""
+        frames = self.frames
+        assert frames is not None
+        nobody = np.zeros((self.source.info.height, self.source.info.width), np.uint8)
+        while (frame := self.read.get()) is not None:
+            with self._timed("background"):
+                planes = self.background.at(frame, nobody) if frames.needs_background else None
+            with self._timed("gpu"):
+                done = frames.push(frame, planes)
+            self._hand_on(done)
+        with self._timed("gpu"):
+            done = frames.flush()
+        self._hand_on(done)
+        for link in self.made:
+            link.close()
+
+    def _hand_on(self, frames: Sequence[Frame]) -> None:
+        """To every sink."""
+        for frame in frames:
+            for link in self.made:
+                link.put(frame)
+            self.stats.frames_out += 1
 
     def _writer(self, sink: Sink, link: Link[Frame]) -> None:
         name = type(sink).__name__

@@ -1,15 +1,38 @@
-"""Which tests need a GPU or TensorRT. They skip without, and fail instead of skipping with RTBG_REQUIRE_GPU=1."""
+"""Which tests need a GPU or TensorRT. They skip without, and fail instead of skipping with RTBG_REQUIRE_GPU=1.
+
+And how far the GPU's pictures may be from the CPU's."""
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
+from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
 import pytest
 
 from engines.cuda import NoGpu, probe
 
 REQUIRED = os.environ.get("RTBG_REQUIRE_GPU") == "1"
+
+
+MEAN, FAR_OFF = 1.0, 0.01  # levels on average; the share of pixels that may be more than 8 levels off
+
+
+def torch_or_skip() -> Any:
+    """torch; a module without it skips as a whole, but not where that would skip tests that a GPU is required for."""
+    return importlib.import_module("torch") if REQUIRED else pytest.importorskip("torch")
+
+
+def assert_alike(wanted: Sequence[np.ndarray], got: Sequence[np.ndarray]) -> None:
+    """Planes of the CPU path and of the GPU path."""
+    for one, other in zip(wanted, got, strict=True):
+        assert (one.shape, one.dtype) == (other.shape, other.dtype)
+        apart = np.abs(one.astype(int) - other)
+        assert apart.mean() <= MEAN
+        assert (apart > 8).mean() <= FAR_OFF
 
 
 def _cuda() -> str:
@@ -42,3 +65,4 @@ def _tensorrt() -> str:
 needs_rtx = pytest.mark.skipif(bool(_missing("tensorrt_rtx")), reason=_missing("tensorrt_rtx") or "installed")
 needs_torch_cuda = pytest.mark.skipif(bool(_torch_cuda()) and not REQUIRED, reason=_torch_cuda() or "here")
 needs_tensorrt = pytest.mark.skipif(bool(_tensorrt()) and not REQUIRED, reason=_tensorrt() or "here")
+without_gpu = pytest.mark.skipif(not _cuda(), reason="what is said where there is no GPU")

@@ -8,12 +8,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from networks import ENGINES, SIZES, expected, make_network, noise, one_line
 
 import engines
+import engines.onnxruntime_engine
 import engines.openvino_engine
 import engines.signature
 from engines import EngineError, available_models, load, nearest_size
@@ -175,6 +177,10 @@ def test_nearest_size():
     [
         ({"engine": "openvin"}, "tensorrt, openvino, onnxruntime, torch"),
         ({"device": "npu"}, "auto or cpu"),
+        ({"engine": "onnxruntime", "device": "mps"}, "only azure, cpu: use one of these"),
+        ({"engine": "onnxruntime", "device": "cpu:1"}, "use cpu"),
+        ({"engine": "onnxruntime", "device": "azure:"}, "use azure"),
+        ({"engine": "onnxruntime", "device": "azure", "precision": "int8"}, "f32"),
         ({"engine": "openvino", "device": "cuda"}, "does not run on the device 'cuda'"),
         ({"threads": 0}, "1 or more"),
         ({"precision": "f8"}, "bf16"),
@@ -185,6 +191,68 @@ def test_wrong_options(options, says, network):
     with pytest.raises(EngineError) as info:
         load(network, **options)
     assert says in one_line(info)
+
+
+@pytest.mark.parametrize(
+    "device", ["cuda", "CUDA:1", "tensorrt", "dml", "openvino:gpu", "coreml", "migraphx", "webgpu"]
+)
+def test_devices_that_onnx_runtime_does_not_have(device, network, capfd, recwarn):
+    """It says what this package has and which one to install, and never takes the CPU instead."""
+    import onnxruntime
+
+    name = device.lower().partition(":")[0]
+    here = [p.removesuffix("ExecutionProvider").lower() for p in onnxruntime.get_available_providers()]
+    if name in here:
+        pytest.skip(f"this package has {name}")
+    with pytest.raises(EngineError) as info:
+        load(network, engine="onnxruntime", device=device)
+    text = one_line(info)
+    assert f"no device {name!r} in this package, only {', '.join(here)}: " in text
+    package = engines.onnxruntime_engine.PACKAGES.get(name)
+    assert text.endswith(f"pip install {package} in place of onnxruntime" if package else "use one of these")
+    assert (package is None) == (name == "coreml")  # Apple's is in the plain package for macOS
+    assert capfd.readouterr() == ("", "")
+    assert not list(recwarn)
+
+
+@pytest.mark.parametrize("precision", ["auto", "f32"])
+def test_a_device_that_leaves_it_all_to_the_cpu(precision, capfd, recwarn):
+    """Azure's runs what is called far away, so nothing of ours; ONNX Runtime goes over to the CPU and says nothing."""
+    with pytest.raises(EngineError, match=r"Azure leaves this whole network to the CPU: use the device cpu") as info:
+        load(available_models()[0], engine="onnxruntime", device="azure", precision=precision)
+    one_line(info)
+    assert capfd.readouterr() == ("", "")
+    assert not list(recwarn)
+
+
+@pytest.mark.parametrize(
+    ("taken", "says"),
+    [
+        ({"CUDA": 40}, "ONNX Runtime CUDA"),
+        ({"CUDA": 37, "CPU": 3}, "ONNX Runtime CUDA, 3 of 40 operators on the CPU"),
+        (None, "ONNX Runtime CUDA, how much of it on the CPU is not told"),
+    ],
+)
+def test_how_much_another_device_takes(taken, says):
+    """As packages for such devices would tell it; none of them is here."""
+
+    def part(name, count):
+        return SimpleNamespace(ep_name=f"{name}ExecutionProvider", get_nodes=lambda: [None] * count)
+
+    session = SimpleNamespace(get_providers=lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"])
+    if taken is not None:
+        session.get_provider_graph_assignment_info = lambda: [part(*item) for item in taken.items()]
+    describe = engines.onnxruntime_engine._describe
+    assert describe(session, "CUDAExecutionProvider") == says
+    with pytest.raises(EngineError, match="Dml does not start here"):
+        describe(session, "DmlExecutionProvider")
+
+
+def test_onnx_runtimes_own_names_of_devices(network):
+    for device in ("auto", "cpu", "CPU"):
+        loaded = load(network, engine="onnxruntime", device=device)
+        assert loaded.device == "ONNX Runtime CPU f32"
+        assert loaded._runner._session.get_providers() == ["CPUExecutionProvider"]
 
 
 def test_auto_takes_openvino(network, caplog):

@@ -10,10 +10,11 @@ from fractions import Fraction
 import cv2
 import numpy as np
 import pytest
-from gpu import needs_tensorrt, needs_torch_cuda
+from gpu import assert_alike, needs_tensorrt, needs_torch_cuda, torch_or_skip
 
-from engines import available_models, load
-from engines.torch_engine import TorchRunner, on_device
+from engines import available_models, load, nearest_size
+from engines.on_device import Lent
+from engines.torch_engine import TorchRunner
 from rtbg import gpu_ops
 from rtbg.backgrounds.blur import BlurBackground
 from rtbg.composite import Compositor
@@ -28,10 +29,9 @@ from rtbg.smoothing import GAP
 from rtbg.sources.demo import DemoSource
 from rtbg.upsampling import Edge
 
-torch = pytest.importorskip("torch")
+torch = torch_or_skip()
 
 MODEL = "balanced" if "balanced" in available_models() else available_models()[0]
-MEAN, FAR_OFF = 1.0, 0.01  # levels on average; the share of pixels that may be more than 8 levels off
 
 
 def pictures(size: tuple[int, int], count: int, *, fps: int = 30) -> tuple[StreamInfo, list[Frame]]:
@@ -79,11 +79,7 @@ def compare(wanted: list[Frame], got: list[Frame]) -> None:
     assert [f.pts for f in got] == [f.pts for f in wanted]
     for want, have in zip(wanted, got, strict=True):
         assert (have.color, have.captured) == (want.color, want.captured)
-        for one, other in zip(want.planes, have.planes, strict=True):
-            assert (one.shape, one.dtype) == (other.shape, other.dtype)
-            apart = np.abs(one.astype(int) - other)
-            assert apart.mean() <= MEAN
-            assert (apart > 8).mean() <= FAR_OFF
+        assert_alike(want.planes, have.planes)
 
 
 CASES = {
@@ -278,12 +274,7 @@ def test_blurs(side):
     np.testing.assert_allclose(big, cv2.resize(x, (120, 99))[:98, :119], atol=1e-5)
 
 
-# ---- which engines lend their network
-
-
-def test_engines_without_a_gpu_lend_nothing():
-    for engine in ("openvino", "torch"):
-        assert on_device(load(MODEL, engine=engine, device="cpu")) is None
+# ---- on a GPU
 
 
 @needs_torch_cuda
@@ -301,10 +292,9 @@ def test_on_a_gpu(size, lookahead):
 )
 def test_on_a_gpu_in_half_and_captured(name, caplog):
     engine = load(MODEL, engine=name, device="cuda")
-    lent = on_device(engine)
-    assert lent is not None
     info, frames = pictures((1280, 720), 8)
-    path = GpuFrames(lent[0], engine.spec.sizes, info, device=lent[1], blur=0.5)
+    lent = Lent(engine, nearest_size(engine.spec.sizes, *info.shown_size))
+    path = GpuFrames(lent, engine.spec.sizes, info, device=lent.device, blur=0.5, renewed=lent.renewed)
     with caplog.at_level(logging.INFO):
         done = [d for f in frames for d in path.push(f)] + path.flush()
     assert path._graph is not None, caplog.text

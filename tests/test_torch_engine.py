@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
-from gpu import needs_torch_cuda
+from gpu import needs_torch_cuda, torch_or_skip
 from networks import SIZES, expected, make_mattor, make_network, make_segmenter, noise, one_line, save
 from onnx import TensorProto, numpy_helper
 from onnx import helper as oh
@@ -18,7 +18,7 @@ from engines import Engine, EngineError, available_models, load
 from engines.segmenter import probe_picture
 from engines.spec import find_model
 
-torch = pytest.importorskip("torch")
+torch = torch_or_skip()
 
 import engines.torch_engine as te  # noqa: E402
 from engines.torch_engine import TorchRunner  # noqa: E402

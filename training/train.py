@@ -42,6 +42,7 @@ from training.sheets import draw_curve, draw_sheet
 SIZES = ((320, 192), (288, 224), (256, 256), (224, 288), (192, 320))
 SMALL = ((208, 112), (176, 128), (144, 144), (128, 176), (112, 208))
 LARGE = ((512, 288), (448, 352), (384, 384), (352, 448), (288, 512))
+PAUSE = 60.0  # seconds: no step takes that long
 HOURS = 1.25  # of a run of which nothing else is said, on one CPU core
 # (share of the run at which the stage begins, scale of the sizes): most of what is learnt is learnt cheaply small.
 STAGES = ((0.0, 0.6), (0.45, 0.8), (0.72, 1.0))
@@ -313,7 +314,7 @@ def train(
                 own = stage > 0 and run.rng.random() < config.own_past
                 began = time.monotonic()
                 losses.append(run.step(next(loader), learning_rate(config, share), own))
-                run.spent += time.monotonic() - began
+                run.spent += min(time.monotonic() - began, PAUSE)  # what was stopped and went on did not train
                 if hours and (done() >= 1 or stage_of(config, done()) != stage):
                     break
             seconds = time.monotonic() - start
