@@ -12,7 +12,7 @@ import numpy as np
 
 from rtbg.color import is_full, subsample_sums, top_code
 from rtbg.errors import UsageError
-from rtbg.foreground import Foreground
+from rtbg.foreground import Foreground, Own
 from rtbg.frame import Array, Frame
 from rtbg.options import SHOWS
 
@@ -36,22 +36,28 @@ class Compositor:
             raise ValueError(f"the matte of {frame!r} is uint8 {shape}, not {alpha.dtype} {alpha.shape}")
         if self._show == "matte":
             return frame.with_planes(matte_planes(frame, alpha))
+        own = None
         if self._foreground is not None:
-            behind = background if self._show == "composite" else None
-            frame = frame.with_planes(self._foreground(frame.planes, alpha, behind))
+            if background is None or self._foreground.wrap:
+                behind = background if self._show == "composite" else None
+                frame = frame.with_planes(self._foreground(frame.planes, alpha, behind))
+            else:
+                own = self._foreground.estimate(frame.planes, alpha)
         if background is None:
             return frame.with_planes((*shown_planes(frame, alpha), _at_depth(alpha, frame.bits)))
         if self._show == "foreground":
             background = black_planes(frame)
         if any(b.shape != p.shape or b.dtype != p.dtype for p, b in zip(frame.planes, background, strict=False)):
             raise ValueError(f"the background {[b.shape for b in background]} does not have the planes of {frame!r}")
-        return frame.with_planes(self._over(frame, alpha, background))
+        made = self._around(frame, alpha, background, own) if own else self._over(frame, alpha, background)
+        return frame.with_planes(made)
 
     def _over(self, frame: Frame, alpha: Array, background: tuple[Array, ...]) -> tuple[Array, ...]:
         x0, y0, x1, y1 = _box(alpha)
         if x0 == x1:
             return tuple(b.copy() for b in background[:3])
-        weights = self._weights(alpha[y0:y1, x0:x1], frame)
+        part = alpha[y0:y1, x0:x1]
+        weights = self._weights(part, part, frame)
         done = []
         for plane, behind, (part, total), (kx, ky) in zip(
             frame.planes, background, weights, ((1, 1), frame.chroma, frame.chroma), strict=False
@@ -65,16 +71,44 @@ class Compositor:
             done.append(out)
         return tuple(done)
 
-    def _weights(self, alpha: Array, frame: Frame) -> tuple[tuple[Array, int], ...]:
-        """(weights, the weight that means 1) for each plane."""
-        if frame.bits == 8:
-            luma = alpha
-        else:
-            luma = self._like("wide", alpha, np.uint16)
-            np.copyto(luma, alpha)
+    def _around(self, frame: Frame, alpha: Array, background: tuple[Array, ...], own: Own) -> tuple[Array, ...]:
+        """`_over` with the person's own colours: copies of either side where the matte has no edge, then the blocks
+        that hold its edge."""
+        done = tuple(b.copy() for b in background[:3])
+        steps = (1, 1), frame.chroma, frame.chroma
+        box, blocks = own.box, own.blocks
+        mask = alpha[box]
+        for k, (plane, out, (kx, ky)) in enumerate(zip(frame.planes, done, steps, strict=False)):
+            if k == 1 and kx * ky > 1:
+                mask = np.ascontiguousarray(mask[::ky, ::kx])
+            top, left = box[0].start // ky, box[1].start // kx
+            inside = np.s_[top : top + mask.shape[0], left : left + mask.shape[1]]
+            cv2.copyTo(plane[inside], mask, out[inside])
+        sides = [(blocks.view(b, *step), out, step) for b, out, step in zip(background, done, steps, strict=False)]
+        alphas = blocks.view(alpha, around=2)
+        for chunk in blocks.chunks:
+            around = chunk.taken(alphas)
+            share = _inner(around, len(chunk.ys), 2, 2)
+            weights = self._weights(share, around, frame, len(chunk.ys))
+            for front, (behind, out, step), (part, total) in zip(own.parts(chunk, share), sides, weights, strict=True):
+                made = self._like("made", front)
+                self._blend(front, chunk.taken(behind), part, total, made)
+                blocks.put(chunk, made, out, *step)
+        return done
+
+    def _weights(self, share: Array, around: Array, frame: Frame, blocks: int = 0) -> tuple[tuple[Array, int], ...]:
+        """(weights, the weight that means 1) for each plane. share: the matte's; around: the same, or where it is of
+        so many blocks side by side, with 2 pixels more on every side of each."""
+        luma = share
+        if frame.bits == 10:
+            luma = self._like("wide", share, np.uint16)
+            np.copyto(luma, share)
         if frame.chroma == (1, 1):
             return ((luma, 255),) * 3
-        sums, total = subsample_sums(alpha, frame.chroma)
+        kx, ky = frame.chroma
+        sums, total = subsample_sums(around, frame.chroma)
+        if blocks:
+            sums = _inner(sums, blocks, 2 // kx, 2 // ky)
         if frame.bits == 10:
             return (luma, 255), (sums, 255 * total), (sums, 255 * total)
         chroma = np.asarray(cv2.convertScaleAbs(sums, alpha=1 / total))
@@ -156,6 +190,12 @@ def _at_depth(alpha: Array, bits: int) -> Array:
 def _ramp(alpha: Array, low: int, high: int) -> Array:
     """uint16: 0..255 mapped to low..high."""
     return np.asarray(cv2.LUT(alpha, np.rint(np.linspace(low, high, 256)).astype(np.uint16)))
+
+
+def _inner(parts: Array, blocks: int, x: int, y: int) -> Array:
+    """Parts side by side, without x columns on both sides of each and y rows above and below."""
+    inner = parts.reshape(len(parts), blocks, -1)[y : len(parts) - y, :, x:-x]
+    return np.ascontiguousarray(inner).reshape(len(inner), -1)
 
 
 def _box(alpha: Array) -> tuple[int, int, int, int]:

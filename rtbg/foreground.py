@@ -6,7 +6,7 @@ at full size the person's colour is that mean, corrected by what the picture say
 All on planes of YUV, only where 0 < alpha < 255. Used by `rtbg.composite`, and by `rtbg.matting` where an edge is made
 to grow.
 
-Memory bound: about forty float32 arrays of the grid's size (about 60,000 cells), one tile, the planes given out.
+Memory bound: about forty float32 arrays of the grid's size (about 14,000 cells), one tile, the planes given out.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ import cv2
 import numpy as np
 
 from rtbg.frame import Array
-from rtbg.grid import Grid, Patch, Scratch, ramp
+from rtbg.grid import CELLS, Blocks, Chunk, Grid, Patch, Scratch, ramp
 
-# Cells on the longer side of the grid.
-CELLS = 240
-# Sides of the windows of the means, in cells. Each counts FAINT of the one before, so what is near rules where it says
-# anything at all; where none of them does, the mean of the whole picture is taken.
-NEAR, FAR = 3, 17
+# Around each cell means are taken with the weights NEAR (across and down), and in windows of FAR cells. The latter
+# count as FAINT, so what is near rules where it says anything at all; where neither does, the mean of the whole picture
+# is taken.
+NEAR = (0.15, 0.7, 0.15)
+FAR = 13
+REACH = FAR // 2 + 1
 FAINT = 0.1
 # Mean alpha from which a cell counts as surely the person's, and below which not at all; the background's likewise.
 UNSURE, SURE = 0.8, 1.0
@@ -36,6 +37,7 @@ WRAP = 1 / 64
 _WAY = np.linspace(1, 0, 256, dtype=np.float32)
 _WAY[0] = 0
 _SHARE = np.linspace(0, 1, 256, dtype=np.float32)
+_NEAR = np.array(NEAR, np.float32)
 
 
 class Foreground:
@@ -58,29 +60,28 @@ class Foreground:
         planes: uint8, or uint16 of 10 bits; any chroma format. alpha: uint8 (H, W). A fourth plane is left out.
         Where alpha is 0 the old room stays in the planes. Raises ValueError for another matte.
         """
-        cells = _Cells(planes, alpha)
-        soft = cv2.inRange(cells.share, 2, 253)  # less than that is not seen, and haze can cover much of a picture
-        if not cv2.countNonZero(soft):
+        own = self.estimate(planes, alpha)
+        if own is None:
             return planes[:3]
-        person, apart = cells.colours(soft, self._scratch)
-        # Forte's estimate is F = f + a (I - a f - (1 - a) b), with the means f of the person and b of the background:
-        # that is I + (1 - a) (f + a (f - b) - I). With the cell's mean alpha for the last a, a pixel costs one step.
-        share = np.multiply(cells.share, np.float32(1 / 255), dtype=np.float32)
-        towards = [cv2.add(f, cv2.multiply(d, share)) for f, d in zip(person, apart, strict=True)]
-        done = tuple(p.copy() for p in cells.planes)
-        for those, patch, (part,) in cells.patches(soft, alpha):
-            way = cv2.LUT(part, _WAY)
-            for k in those:
-                _move(patch, way, done[k], towards[k])
+        done = tuple(p.copy() for p in planes[:3])
+        for chunk in own.blocks.chunks:
+            for part, plane, step in zip(own.parts(chunk, chunk.taken(own.alpha)), done, own.cells.steps, strict=True):
+                own.blocks.put(chunk, part, plane, *step)
         if self.wrap and background is not None:
-            self._spill(cells, [(p, b) for p, b in zip(done, background, strict=False)], person)
+            self._spill(own.cells, [(p, b) for p, b in zip(done, background, strict=False)], own.person)
         return done
+
+    def estimate(self, planes: tuple[Array, ...], alpha: Array) -> Own | None:
+        """The same for those who need only the edge, valid until the next call; None where the matte has no edge."""
+        cells = _Cells(planes, alpha)
+        edge, box = cells.grid.edge(alpha)
+        return Own(cells, edge, box, self._scratch) if cv2.countNonZero(edge) else None
 
     def _spill(self, cells: _Cells, pairs: list[tuple[Array, Array]], person: list[Array]) -> None:
         """Light wrap, in place: the background's light, blurred, in place of the person's colour near the edge."""
         grid = cells.grid
         side = 2 * max(1, round(max(grid.shape) * WRAP)) + 1
-        inside = np.multiply(cells.share, np.float32(1 / 255), dtype=np.float32)
+        inside = np.multiply(grid.means(cells.alpha), np.float32(1 / 255), dtype=np.float32)
         rim = cv2.multiply(cv2.blur(1 - inside, (side, side)), inside, scale=self.wrap)
         needed = (rim > np.float32(0.004)).view(np.uint8)
         for (plane, behind), own, (kx, ky) in zip(pairs, person, cells.steps, strict=True):
@@ -90,6 +91,48 @@ class Foreground:
             for tile in grid.tiles(needed):
                 patch = tile.patch(kx, ky)
                 _add(plane[patch.pixels], patch.enlarged(gain))
+
+
+class Own:
+    """The person's own colours in the blocks that hold the matte's edge."""
+
+    def __init__(self, cells: _Cells, edge: Array, box: tuple[slice, slice], scratch: Scratch) -> None:
+        """edge, box: what `Grid.edge` says."""
+        self.cells, self.box, self._scratch = cells, box, scratch
+        self.blocks = blocks = Blocks(cells.grid, edge)
+        self.person, apart = cells.colours(edge, scratch)
+        self.alpha = blocks.view(cells.alpha)
+        self._planes = [
+            (blocks.view(plane, *step), blocks.cells(f), blocks.cells(d), step)
+            for plane, f, d, step in zip(cells.planes, self.person, apart, cells.steps, strict=True)
+        ]
+
+    def parts(self, chunk: Chunk, share: Array) -> list[Array]:
+        """Of Y, U and V: (height, blocks * width). share: the matte's, which `chunk` has taken."""
+        kept, done = self._scratch, []
+        way, part_way = _ways(share, kept)
+        for k, (view, person, apart, step) in enumerate(self._planes):
+            if k == 1 and step != (1, 1):
+                size = share.shape[1] // step[0], share.shape[0] // step[1]
+                way, part_way = _ways(np.asarray(cv2.resize(share, size, interpolation=cv2.INTER_AREA)), kept)
+            part = chunk.taken(view)
+            # Forte's estimate is F = f + a (I - a f - (1 - a) b), with the means f of the person and b of the
+            # background: that is I + (1 - a) (f - I) + a (1 - a) (f - b).
+            more = self.blocks.enlarged(chunk, person, (kept, "more"), *step)
+            cv2.subtract(more, part, more, dtype=cv2.CV_32F)
+            cv2.multiply(more, way, more)
+            rest = self.blocks.enlarged(chunk, apart, (kept, "rest of it"), *step)
+            cv2.multiply(rest, part_way, rest)
+            cv2.add(more, rest, more)
+            _add(part, more)
+            done.append(part)
+        return done
+
+
+def _ways(share: Array, kept: Scratch) -> tuple[Array, Array]:
+    """1 - a where a > 0, and a (1 - a)."""
+    way, both = kept.array("way", share.shape), kept.array("both", share.shape)
+    return np.asarray(cv2.LUT(share, _WAY, way)), np.asarray(cv2.LUT(share, _WAY * _SHARE, both))
 
 
 def grown(planes: tuple[Array, ...], before: Array, after: Array) -> tuple[Array, ...]:
@@ -127,22 +170,22 @@ class _Cells:
         if alpha.shape != luma.shape or alpha.dtype != np.uint8:
             raise ValueError(f"the matte is uint8 {luma.shape}, not {alpha.dtype} {alpha.shape}")
         step = 1 if chroma[0].shape[1] == width else 2, 1 if chroma[0].shape[0] == height else 2
-        self.planes = planes[:3]
+        self.planes, self.alpha = planes[:3], alpha
         self.steps = (1, 1), step, step
-        self.grid = Grid.over(width, height, CELLS, even=step != (1, 1))
-        self.share = self.grid.means(alpha)  # uint8, mean alpha
+        self.grid = Grid.over(width, height, CELLS, even=True)
 
     def colours(self, needed: Array, scratch: Scratch) -> tuple[list[Array], list[Array]]:
         """(the person's mean colours, those less the background's), float32 Y, U and V of each cell; zeros far from
         the cells that are needed."""
         x, y, w, h = cv2.boundingRect(needed)
-        box = np.s_[max(0, y - FAR) : y + h + FAR, max(0, x - FAR) : x + w + FAR]
-        luma, *chroma = self.planes
-        means = [self.grid.means(luma), *(self.grid.chroma_means(p, *self.steps[1]) for p in chroma)]
-        share = np.multiply(self.share[box], np.float32(1 / 255), dtype=np.float32)
+        rows, columns = self.grid.shape
+        box = slice(max(0, y - REACH), min(rows, y + h + REACH)), slice(max(0, x - REACH), min(columns, x + w + REACH))
+        means = [self.grid.means_in(box, p, *step) for p, step in zip(self.planes, self.steps, strict=True)]
+        share = np.multiply(self.grid.means_in(box, self.alpha), np.float32(1 / 255), dtype=np.float32)
         found = []
-        for part in colours([np.asarray(m[box], np.float32) for m in means], share, scratch):
-            whole = np.zeros((3, *self.grid.shape), np.float32)
+        parts = colours([np.asarray(m, np.float32) for m in means], share, scratch)
+        for part in parts:
+            whole = np.zeros((3, rows, columns), np.float32)
             whole[:, box[0], box[1]] = cv2.split(part)[:3]
             found.append(list(whole))
         return found[0], found[1]
@@ -176,7 +219,7 @@ def colours(cells: list[Array], share: Array, scratch: Scratch | None = None) ->
     first = []
     for name, s in zip(("mine", "other"), shares, strict=True):
         weight = cv2.scaleAdd(s, HARDLY, ramp(s, UNSURE, SURE))
-        first.append(_mean(picture, weight, (NEAR, FAR), kept, kept.array(name, shape)))
+        first.append(_mean(picture, weight, kept, kept.array(name, shape), far=True))
     # ... then every cell's own colour is corrected by that, and averaged with its neighbours'.
     means = []
     rest, four = kept.array("rest", shape), kept.array("four", shape)
@@ -188,18 +231,17 @@ def colours(cells: list[Array], share: Array, scratch: Scratch | None = None) ->
         cv2.subtract(picture, rest, rest)
         cv2.multiply(rest, four, rest)
         cv2.add(rest, mine, rest)
-        means.append(_mean(rest, weight + np.float32(1e-4), (NEAR,), kept, kept.array(name, shape)))
+        means.append(_mean(rest, weight + np.float32(1e-4), kept, kept.array(name, shape)))
     return means[0], np.asarray(cv2.subtract(means[0], means[1], means[1]))
 
 
-def _mean(picture: Array, weight: Array, sides: tuple[int, ...], kept: Scratch, out: Array) -> Array:
+def _mean(picture: Array, weight: Array, kept: Scratch, out: Array, *, far: bool = False) -> Array:
     """Weighted means of a picture of four channels, of which the last is 1, around each cell: `out`, filled."""
     four, stack = kept.array("four", out.shape), kept.array("stack", out.shape)
     cv2.multiply(picture, cv2.merge([weight] * 4, four), stack)
-    cv2.blur(stack, (sides[0],) * 2, out)
-    for k, side in enumerate(sides[1:], 1):
-        cv2.scaleAdd(cv2.blur(stack, (side, side), four), FAINT**k, out, out)
-    if len(sides) > 1:
+    cv2.sepFilter2D(stack, -1, _NEAR, _NEAR, out)
+    if far:
+        cv2.scaleAdd(cv2.blur(stack, (FAR, FAR), four), FAINT, out, out)
         rest = tuple(FAINT**2 * HARDLY * m + 1e-30 for m in cv2.mean(stack))
         cv2.add(out, rest, out)  # type: ignore[call-overload]
     return np.asarray(cv2.divide(out, cv2.merge([cv2.extractChannel(out, 3)] * 4, four), out))

@@ -21,15 +21,15 @@ from rtbg import upsampling as ups
 from rtbg.backgrounds import blur as blu
 from rtbg.color import is_full, weights, yuv_to_rgb_matrix
 from rtbg.frame import StreamInfo
-from rtbg.gpu_ops import Ops, Tensor, box, gaussian, sampled
-from rtbg.grid import Grid
+from rtbg.gpu_ops import Ops, Tensor, box, filtered, gaussian, sampled
+from rtbg.grid import CELLS, Grid
 from rtbg.matting import Refinement
 
 
 class FrameSteps:
     """`step` takes the packed planes in `given`, those of the background in `behind` and `control`, and leaves the
     finished planes of the frame `lookahead` pictures before in `made`, followed by a byte that is 1 where the network
-    answered nonsense.
+    answered nonsense. `fed` is then what the network was given.
 
     control: float32, seconds since the picture before, and 1 where it has no past. The other arguments are those of
     `rtbg.gpu_frames.GpuFrames`; size: (width, height) of the network's input, upright."""
@@ -66,8 +66,7 @@ class FrameSteps:
 
     def _setup_grid(self, info: StreamInfo) -> None:
         ops, (h, w) = self._ops, self._small
-        grid = Grid.over(info.width, info.height, ups.CELLS, even=True)
-        assert grid == Grid.over(info.width, info.height, fg.CELLS, even=True)
+        grid = Grid.over(info.width, info.height, CELLS, even=True)
         self._scale, shape = grid.scale, grid.shape
         self._grid = shape
         fy, fx = h * grid.scale / info.height, w * grid.scale / info.width
@@ -77,7 +76,8 @@ class FrameSteps:
         self._radius = max(1, round(max(shape) * ups.RADIUS))
         self._fit_box = ops.blur(shape, 2 * self._radius + 1)
         self._five = ops.blur(shape, 5)
-        self._near, self._far = ops.blur(shape, fg.NEAR), ops.blur(shape, fg.FAR)
+        self._near = ops.pair(*(filtered(n, np.array(fg.NEAR), mirror="reflect") for n in shape))
+        self._far = ops.blur(shape, fg.FAR)
         self._three_small, self._five_small = ops.blur((h, w), 3), ops.blur((h, w), 5)
 
     def _setup_blur(self, info: StreamInfo, strength: float | None) -> None:
@@ -116,8 +116,9 @@ class FrameSteps:
         self.made, self.control = zeros(self.bytes + 1, dtype=uint8), zeros(2)
         turned = (w, h) if self._turn % 2 else (h, w)
         self._seen, self._past = zeros(h, w), zeros(1, *turned)
+        self.fed = zeros(1, 4, *turned)
         self._mean, self._average, self._age = zeros(h, w), zeros(h, w), zeros(1)
-        self._faded, self._cells = zeros(2, h, w), zeros(3, *self._grid)
+        self._faded, self._cells, self._before = zeros(2, h, w), zeros(3, *self._grid), zeros(height, width)
         # Of the pictures held for their future, oldest first:
         self._frames, self._backs = zeros(held, self.bytes, dtype=uint8), zeros(held, self.bytes, dtype=uint8)
         self._mattes, self._smoothed, self._weights, self._pictures = (zeros(held, h, w) for _ in range(4))
@@ -145,7 +146,8 @@ class FrameSteps:
         self._seen.copy_(grey)
         alpha, sane = self._infer(rgb, new)
         self._remember(self._frames, self.given)
-        self._remember(self._backs, self.behind)
+        if self._blur is None:
+            self._remember(self._backs, self.behind)
         self._remember(self._elapsed, elapsed)
         self._remember(self._fresh, new)
         matte = self._smooth(alpha, grey, elapsed, new)
@@ -170,7 +172,8 @@ class FrameSteps:
         """(the network's matte (h, w), as stored; whether it is one)."""
         torch = self._torch
         upright = torch.rot90(rgb, self._turn, (1, 2)) if self._turn else rgb
-        alpha = self._network(torch.cat((upright * (1 / 255), self._past * (1 - new)))[None])[0]
+        self.fed[0].copy_(torch.cat((upright * (1 / 255), self._past * (1 - new))))
+        alpha = self._network(self.fed)[0]
         sane = (alpha >= -0.01).all() & (alpha <= 1.01).all()  # False for NaN
         alpha = torch.nan_to_num(alpha).clamp(0, 1)
         self._past.copy_(alpha)
@@ -273,11 +276,13 @@ class FrameSteps:
         base = (offset * ups.CONTRAST - p + (0.5 - ups.CONTRAST / 2)) * share * 255
         kernel = self._calming
         calm = functional.pad(luma[None, None], (2, 2, 2, 2), mode="reflect")
-        calm = functional.conv2d(functional.conv2d(calm, kernel.view(1, 1, 1, 5)), kernel.view(1, 1, 5, 1))[
-            0, 0
-        ].round()
+        calm = functional.conv2d(functional.conv2d(calm, kernel.view(1, 1, 1, 5)), kernel.view(1, 1, 5, 1))[0, 0]
         big = ops.enlarged(torch.stack((rise, base)), self._scale, height, width)
-        return (alpha + big[0] * calm + big[1]).round().clamp(0, 255)
+        alpha = (alpha + big[0] * calm + big[1]).round().clamp(0, 255)
+        kept = ((alpha - self._before).abs() <= ups.LEAST) & (alpha > 0) & (alpha < 255) & (new == 0)
+        alpha = torch.where(kept, self._before, alpha)
+        self._before.copy_(alpha)
+        return alpha
 
     def _calmed(self, cells: Tensor, elapsed: Tensor, new: Tensor) -> Tensor:
         torch, ops = self._torch, self._ops
@@ -331,13 +336,13 @@ class FrameSteps:
         torch, ops = self._torch, self._ops
         share = ops.means(alpha, self._scale) * (1 / 255)
         person, behind = self._colours(cells, share)
-        towards = person + (person - behind) * share
+        colours = torch.stack((person, person - behind), 1)
         half = ops.functional.avg_pool2d(alpha[None, None], 2)[0, 0].round()
         done = []
-        for k, (plane, own) in enumerate(zip(planes, towards, strict=True)):
+        for k, (plane, own) in enumerate(zip(planes, colours, strict=True)):
             a = (alpha if k == 0 else half) * (1 / 255)
-            big = ops.enlarged(own[None], self._scale if k == 0 else self._scale // 2, *self.shapes[k])[0]
-            way = (big - plane) * torch.where(a > 0, 1 - a, a)
+            big, apart = ops.enlarged(own, self._scale if k == 0 else self._scale // 2, *self.shapes[k])
+            way = (big + a * apart - plane) * torch.where(a > 0, 1 - a, a)
             done.append((plane + way).round().clamp(0, 255))
         return tuple(done)
 

@@ -29,7 +29,7 @@ WARM_UP = 0.3
 # slow movement adds up to the same difference at any frame rate, and the noise of one side averages out.
 MEMORY = 0.1
 # Codes (of 255) of local difference, above the noise, at which the new matte begins to gain and at which it rules.
-CALM, MOVED = 0.5, 2.0
+CALM, MOVED = 0.5, 1.9
 # Where nothing moves and the mattes still disagree, by more than noise makes them, the past is wrong more likely than
 # the present: the time constant falls to ASTRAY as the disagreement rises through this range.
 DISAGREE = (0.05, 0.25)

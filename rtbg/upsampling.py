@@ -6,7 +6,8 @@ then applied to the full-resolution luma (U and V come in at the grid's resoluti
 small matte's edge; outside it the bilinear small matte rules exactly, so that nothing of the background's texture is
 ever copied into the matte. Used by `rtbg.matting`.
 
-Memory bound: about thirty float32 arrays of the grid's size (60,000 cells), one tile, the matte given out.
+Memory bound: about thirty float32 arrays of the grid's size (14,000 cells), some of the band's pixels, the matte
+given out and the one before.
 """
 
 from __future__ import annotations
@@ -18,15 +19,13 @@ import cv2
 import numpy as np
 
 from rtbg.frame import Array
-from rtbg.grid import Grid, ramp
+from rtbg.grid import CELLS, Blocks, Grid, Scratch, ramp
 
-# Cells on the longer side of the grid. 320, the network's own, costs a third more for a Grad lower by 5 %.
-CELLS = 240
 # Half the window of the fit, as a fraction of the longer side.
-RADIUS = 1 / 56
+RADIUS = 1 / 50
 # The variances (of luma and chroma in 0..1) at which a window's contrast counts half: noise and texture below them are
 # not followed.
-EPSILON, EPSILON_CHROMA = 2e-3, 1.2e-4
+EPSILON, EPSILON_CHROMA = 1.2e-3, 0.7e-4
 # Where the matte's local range (max - min over the window) begins to make the band, and where the fit rules in full.
 BAND = (0.03, 0.2)
 # How much steeper the fit is made around half-way: it averages, and leaves a haze on both sides of a clear edge.
@@ -36,6 +35,9 @@ CONTRAST = 1.5
 STILL = 0.5
 MOVED = (1 / 255, 3 / 255)
 GAP = 0.5
+# A soft pixel of the band that has changed by at most so many codes of 255 keeps what it had: invisible where the matte
+# moves, and where it does not, most of what noise still makes of the edge.
+LEAST = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,14 +74,17 @@ class Upsampler:
         self._edge = edge or Edge()
         self._guided = guided
         self._seen: list[Array] = []
+        self._given: Array | None = None  # the matte before, without `edge`; None: no past
         self._time: float | None = None
+        self._scratch = Scratch()
 
     def reset(self) -> None:
         """Forgets the past: to be called at a scene cut."""
         self._time = None
 
     def __call__(self, matte: Array, planes: tuple[Array, ...], seconds: float | None = None) -> Array:
-        """uint8 (H, W), a new array: the matte at the size of the luma plane, 0 background to 255 person.
+        """uint8 (H, W), a new array that is only to be read: the matte at the size of the luma plane, 0 background to
+        255 person.
 
         matte: float32 (h, w) in 0..1, covering the frame. planes: the frame's; luma uint8, or uint16 of 10 bits.
         seconds: presentation time, which runs on from call to call (else the past is forgotten); None: a picture of
@@ -91,10 +96,20 @@ class Upsampler:
         small = cv2.convertScaleAbs(matte, alpha=255)
         alpha = np.asarray(cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR))
         if self._guided and min(width, height) >= 16:
-            self._follow(matte, planes, alpha, seconds)
+            self._follow(matte, planes, alpha, self._since(seconds, alpha.shape))
+            self._given = alpha
         return alpha if self._edge.plain else shaped(alpha, self._edge)
 
-    def _follow(self, matte: Array, planes: tuple[Array, ...], alpha: Array, seconds: float | None) -> None:
+    def _since(self, seconds: float | None, shape: tuple[int, ...]) -> float | None:
+        """Seconds since the picture before; None, and the past forgotten, where there is no such."""
+        elapsed = None if seconds is None or self._time is None else seconds - self._time
+        self._time = seconds
+        if self._given is None or self._given.shape != shape or elapsed is None or not 0 <= elapsed <= GAP:
+            self._given, self._seen = None, []
+            return None
+        return elapsed
+
+    def _follow(self, matte: Array, planes: tuple[Array, ...], alpha: Array, elapsed: float | None) -> None:
         """Adds to `alpha`, in the band, what the fit says more than the bilinear matte."""
         luma = planes[0]
         grid = Grid.over(luma.shape[1], luma.shape[0], CELLS, even=True)
@@ -110,7 +125,7 @@ class Upsampler:
         # The fit looks two windows far, from the cells of the band; the rest of the grid is left out.
         reach = 2 * radius + 1
         box = np.s_[max(0, y - reach) : y + h + reach, max(0, x - reach) : x + w + reach]
-        guides = [c[box] for c in self._calmed(_cells(grid, planes, top), seconds)]
+        guides = [c[box] for c in self._calmed(_cells(grid, planes, top), elapsed)]
         share, inside = ramp(spread[box], *BAND), p[box]
         slope, offset = fit(guides, inside, radius)
         # alpha + share * (CONTRAST * (slope * luma + offset - 0.5) + 0.5 - p): both terms are 0 outside the band,
@@ -119,18 +134,24 @@ class Upsampler:
         cv2.multiply(slope, share, rise[box], CONTRAST * 255 / top)
         offset = cv2.addWeighted(offset, CONTRAST, inside, -1.0, 0.5 - CONTRAST / 2)
         cv2.multiply(offset, share, base[box], 255.0)
-        for tile in grid.tiles(cv2.dilate(band, np.ones((3, 3), np.uint8))):
-            patch = tile.patch()
-            where = patch.pixels
-            more = cv2.multiply(patch.enlarged(rise), _calm(luma, *where), dtype=cv2.CV_32F)
-            cv2.add(more, patch.enlarged(base), more)
-            cv2.add(alpha[where], more, alpha[where], dtype=cv2.CV_8U)
+        blocks = Blocks(grid, cv2.dilate(band, np.ones((3, 3), np.uint8)))
+        rises, bases = blocks.cells(rise), blocks.cells(base)
+        lumas, alphas = blocks.view(luma, around=2), blocks.view(alpha)
+        pasts = None if self._given is None else blocks.view(self._given)
+        for chunk in blocks.chunks:
+            more = blocks.enlarged(chunk, rises, (self._scratch, "rise"))
+            cv2.multiply(more, _calm(chunk.taken(lumas), len(chunk.ys)), more, dtype=cv2.CV_32F)
+            cv2.add(more, blocks.enlarged(chunk, bases, (self._scratch, "base")), more)
+            done = np.asarray(cv2.add(chunk.taken(alphas), more, dtype=cv2.CV_8U))
+            if pasts is not None:
+                past = chunk.taken(pasts)
+                kept = cv2.min(cv2.inRange(cv2.absdiff(done, past), 1, LEAST), cv2.inRange(done, 1, 254))
+                cv2.copyTo(past, kept, done)
+            blocks.put(chunk, done, alpha)
 
-    def _calmed(self, cells: list[Array], seconds: float | None) -> list[Array]:
+    def _calmed(self, cells: list[Array], elapsed: float | None) -> list[Array]:
         """Y, U and V of the grid's cells, averaged over the time in which they have not changed."""
-        elapsed = None if seconds is None or self._time is None else seconds - self._time
-        self._time = seconds
-        if elapsed is None or not 0 <= elapsed <= GAP or cells[0].shape != self._seen[0].shape:
+        if elapsed is None or not self._seen:
             self._seen = cells
             return cells
         change = cv2.blur(cv2.absdiff(cells[0], self._seen[0]), (5, 5))
@@ -147,12 +168,11 @@ def _cells(grid: Grid, planes: tuple[Array, ...], top: int) -> list[Array]:
     return [np.multiply(c, np.float32(1 / top), dtype=np.float32) for c in cells]
 
 
-def _calm(luma: Array, ys: slice, xs: slice) -> Array:
-    """A part of the luma under a 5x5 Gaussian: a sensor's noise, times the slope, would make the edge flicker."""
-    top, left = min(2, ys.start), min(2, xs.start)
-    part = luma[ys.start - top : ys.stop + 2, xs.start - left : xs.stop + 2]
-    part = cv2.GaussianBlur(part, (5, 5), 0)
-    return np.asarray(part[top : top + ys.stop - ys.start, left : left + xs.stop - xs.start])
+def _calm(parts: Array, blocks: int) -> Array:
+    """float32: of parts of a plane with 2 samples around, the parts alone, under a 5x5 Gaussian: a sensor's noise,
+    times the slope, would make the edge flicker, and so would rounding."""
+    calm = np.asarray(cv2.GaussianBlur(parts.astype(np.float32), (5, 5), 0))
+    return np.ascontiguousarray(calm.reshape(len(parts), blocks, -1)[2:-2, :, 2:-2]).reshape(len(parts) - 4, -1)
 
 
 def fit(guides: list[Array], p: Array, radius: int) -> tuple[Array, Array]:

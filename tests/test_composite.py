@@ -10,6 +10,7 @@ import pytest
 from rtbg.color import planes_to_rgb
 from rtbg.composite import Compositor, composite
 from rtbg.errors import UsageError
+from rtbg.foreground import Foreground
 from rtbg.frame import FULL, LIMITED, Color, Frame
 
 FORMATS = [(bits, chroma) for bits in (8, 10) for chroma in ((2, 2), (2, 1), (1, 1), (1, 2))]
@@ -214,3 +215,35 @@ def test_wrong_use() -> None:
         composite(frame, alpha, planes(2, 32, 22, 8, (2, 2)))
     with pytest.raises(ValueError, match="background"):
         composite(frame, alpha, planes(2, 32, 20, 10, (2, 2)))
+
+
+@pytest.mark.parametrize("size", [(1280, 720), (853, 479)], ids=str)
+@pytest.mark.parametrize(("bits", "chroma"), FORMATS)
+def test_exactness_where_most_is_copied(bits: int, chroma: tuple[int, int], size: tuple[int, int]) -> None:
+    """A person, single pixels and hard edges, in pictures that are only worked on around edges."""
+    frame, behind = frame_of(1, *size, bits, chroma), planes(2, *size, bits, chroma)
+    w, h = size
+    y, x = np.mgrid[0:h, 0:w]
+    alpha = np.clip(127 + 9 * (h / 3 - np.hypot(x - w / 2, y - h / 2)), 0, 255).astype(np.uint8)
+    alpha[h // 2 :, w // 2 :] = 255
+    alpha[5, 7], alpha[h // 2, w // 2], alpha[h - 1, 3], alpha[10:30, 40:77] = 3, 252, 1, 255
+    done = composite(frame, alpha, behind)
+    for out, want in zip(done.planes, exact(frame, alpha, behind), strict=True):
+        assert np.abs(out.astype(int) - np.rint(want)).max() <= 1
+    for flat, one in ((0, behind), (255, frame.planes)):
+        for a, b in zip(composite(frame, np.full_like(alpha, flat), behind).planes, one, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("size", [(1280, 720), (853, 479), (47, 33)], ids=str)
+@pytest.mark.parametrize(("bits", "chroma"), FORMATS)
+def test_with_the_persons_colours_as_in_two_steps(bits: int, chroma: tuple[int, int], size: tuple[int, int]) -> None:
+    frame, behind = frame_of(1, *size, bits, chroma), planes(2, *size, bits, chroma)
+    w, h = size
+    y, x = np.mgrid[0:h, 0:w]
+    alpha = np.clip(127 + 9 * (h / 3 - np.hypot(x - w / 2, y - h / 2)), 0, 255).astype(np.uint8)
+    blend = Compositor(foreground=Foreground())
+    for matte in (alpha, 255 - alpha, np.zeros_like(alpha)):
+        want = composite(frame.with_planes(Foreground()(frame.planes, matte)), matte, behind)
+        for a, b in zip(blend(frame, matte, behind).planes, want.planes, strict=True):
+            np.testing.assert_array_equal(a, b)

@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from rtbg.grid import Grid
-from rtbg.upsampling import Edge, Upsampler, shaped
+from rtbg.grid import Blocks, Grid, Scratch
+from rtbg.upsampling import LEAST, Edge, Upsampler, shaped
 
 SMALL = (176, 320)
 
@@ -273,3 +273,70 @@ def test_a_moving_edge_leaves_nothing_behind() -> None:
         small = small_of(np.roll(true, 24 * k, axis=1))
         kept, fresh = up(small, moved, k / 30), Upsampler()(small, moved)
         assert np.abs(kept.astype(int) - fresh).mean() < 0.15
+
+
+@pytest.mark.parametrize("size", [(1280, 720), (1001, 563), (70, 46), (24, 12)], ids=str)
+@pytest.mark.parametrize("chroma", [(1, 1), (2, 1), (2, 2)], ids=str)
+def test_blocks(size: tuple[int, int], chroma: tuple[int, int]) -> None:
+    """What is taken out and put back is the plane; enlarging in blocks is enlarging the whole; borders go on."""
+    (w, h), (kx, ky) = size, chroma
+    rng = np.random.default_rng(4)
+    grid = Grid.over(w, h, 40, even=True)
+    needed = (rng.random(grid.shape) < 0.1).astype(np.uint8)
+    needed[-1, -1] = 1
+    plane = rng.integers(0, 256, (-(-h // ky), -(-w // kx)), np.uint8)
+    cells = rng.random(grid.shape, np.float32)
+    sy, sx = grid.scale // ky, grid.scale // kx
+    whole = cv2.resize(cells, (grid.shape[1] * sx, grid.shape[0] * sy), interpolation=cv2.INTER_LINEAR)
+    blocks = Blocks(grid, needed)
+    view, around, values = blocks.view(plane, kx, ky), blocks.view(plane, kx, ky, around=2), blocks.cells(cells)
+    out, big = np.zeros_like(plane), np.full(plane.shape, np.nan, np.float32)
+    for chunk in blocks.chunks:
+        part, more = chunk.taken(view), chunk.taken(around)
+        inner = more.reshape(len(more), len(chunk.ys), -1)[2:-2, :, 2:-2]
+        np.testing.assert_array_equal(inner.reshape(part.shape), part)
+        blocks.put(chunk, part, out, kx, ky)
+        blocks.put(chunk, blocks.enlarged(chunk, values, (Scratch(), "big"), kx, ky), big, kx, ky)
+    done = ~np.isnan(big)
+    for y, x in zip(*np.nonzero(needed), strict=True):
+        assert done[y * sy : (y + 1) * sy, x * sx : (x + 1) * sx].all()
+    np.testing.assert_array_equal(out[done], plane[done])
+    assert not out[~done].any()
+    np.testing.assert_allclose(big[done], whole[: plane.shape[0], : plane.shape[1]][done], atol=1e-5)
+    assert blocks.chunks and not Blocks(grid, np.zeros_like(needed)).chunks
+
+
+def test_edge_cells() -> None:
+    """Every pixel that is soft, and every one whose left neighbour differs from it, lies in a cell that counts."""
+    rng = np.random.default_rng(5)
+    for size in ((320, 180), (333, 251)):
+        alpha = np.zeros(size[::-1], np.uint8)
+        cv2.circle(alpha, (150, 90), 60, 255, -1)
+        alpha[rng.integers(0, size[1], 9), rng.integers(0, size[0], 9)] = rng.integers(1, 255, 9)
+        grid = Grid(*size, 4)
+        edge, box = grid.edge(alpha)
+        counts = cv2.resize(edge, None, fx=4, fy=4, interpolation=cv2.INTER_NEAREST)[: size[1], : size[0]] > 0
+        assert counts[(alpha > 0) & (alpha < 255)].all()
+        assert counts[:, 1:][alpha[:, 1:] != alpha[:, :-1]].all()
+        assert counts.mean() < 0.25
+        outside = np.ones(alpha.shape, bool)
+        outside[box] = False
+        assert not alpha[outside].any()
+    for level in (0, 255):
+        assert not Grid(320, 180, 4).edge(np.full((180, 320), level, np.uint8))[0].any()
+
+
+def test_the_least_changes_are_not_followed() -> None:
+    """A soft edge that changes by a code keeps what it had; one that changes by more does not, nor what is sure."""
+    true, planes = hairy(640, 360)
+    small, up = small_of(true), Upsampler()
+    first = up(small, planes, 0.0)
+    other = np.where((small > 0.1) & (small < 0.9), small + np.float32(1 / 255), small)
+    second, fresh = up(other, planes, 1 / 30), Upsampler()(other, planes)
+    near = np.abs(fresh.astype(int) - first) <= LEAST
+    changed = (second != first) & near
+    assert ((fresh != first) & near).mean() > 0.005, "there was something to keep"
+    assert changed.mean() < 0.2 * ((fresh != first) & near).mean()
+    assert np.abs(second.astype(int) - fresh).max() <= LEAST
+    sure = (fresh == 0) | (fresh == 255)
+    np.testing.assert_array_equal(second[sure], fresh[sure])
