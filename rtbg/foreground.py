@@ -6,7 +6,8 @@ at full size the person's colour is that mean, corrected by what the picture say
 All on planes of YUV, only where 0 < alpha < 255. Used by `rtbg.composite`, and by `rtbg.matting` where an edge is made
 to grow.
 
-Memory bound: about forty float32 arrays of the grid's size (about 14,000 cells), one tile, the planes given out.
+Memory bound: about forty float32 arrays of the grid's size (about 14,000 cells), a chunk of blocks (`rtbg.grid`), the
+planes given out.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ from rtbg.frame import Array
 from rtbg.grid import CELLS, Blocks, Chunk, Grid, Patch, Scratch, ramp
 
 # Around each cell means are taken with the weights NEAR (across and down), and in windows of FAR cells. The latter
-# count as FAINT, so what is near rules where it says anything at all; where neither does, the mean of the whole picture
-# is taken.
+# count as FAINT, so what is near rules where it says anything at all; where neither does, the mean of all the cells
+# looked at is taken.
 NEAR = (0.15, 0.7, 0.15)
 FAR = 13
 REACH = FAR // 2 + 1

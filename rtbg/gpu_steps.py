@@ -275,7 +275,7 @@ class FrameSteps:
         rise = slope * share * (ups.CONTRAST * 255 / 255)
         base = (offset * ups.CONTRAST - p + (0.5 - ups.CONTRAST / 2)) * share * 255
         kernel = self._calming
-        calm = functional.pad(luma[None, None], (2, 2, 2, 2), mode="reflect")
+        calm = functional.pad(luma[None, None], (2, 2, 2, 2), mode="replicate")
         calm = functional.conv2d(functional.conv2d(calm, kernel.view(1, 1, 1, 5)), kernel.view(1, 1, 5, 1))[0, 0]
         big = ops.enlarged(torch.stack((rise, base)), self._scale, height, width)
         alpha = (alpha + big[0] * calm + big[1]).round().clamp(0, 255)

@@ -148,13 +148,9 @@ class Tile:
         size = ((r - le) * sx, (b - t) * sy)
         return Patch((slice(y0, y1), slice(x0, x1)), (slice(t, b), slice(le, r)), size, inner)
 
-    def pixels(self, kx: int = 1, ky: int = 1) -> tuple[slice, slice]:
-        """Its part of a plane (rows, columns), as `patch` takes it."""
-        return self.patch(kx, ky).pixels
-
-    def enlarged(self, cells: Array, kx: int = 1, ky: int = 1) -> Array:
-        """See `Patch.enlarged`."""
-        return self.patch(kx, ky).enlarged(cells)
+    def pixels(self) -> tuple[slice, slice]:
+        """Its part of a full-size plane (rows, columns)."""
+        return self.patch().pixels
 
 
 class Patch(NamedTuple):

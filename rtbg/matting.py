@@ -76,7 +76,7 @@ class Matting:
         """Takes the next frame; returns the frames that are now finished, each with its matte, uint8 (H, W),
         0 background to 255 person, at the frame's own size. Where the edge was made to take in more (`Edge`), it is
         another frame of that time: one in which the person's colours go on that far, see `rtbg.foreground.grown`.
-        Raises MattingError."""
+        The mattes are only to be read: they are the past of those that follow. Raises MattingError."""
         small = small_rgb(frame.planes, frame.color, *self._stored)
         grey = np.asarray(cv2.cvtColor(small, cv2.COLOR_RGB2GRAY))
         done = self.flush() if self._forget(grey, frame.seconds) else []

@@ -120,12 +120,13 @@ class Upsampler:
         spread = cv2.subtract(cv2.dilate(p, window), cv2.erode(p, window))
         band = cv2.threshold(spread, BAND[0], 1, cv2.THRESH_BINARY)[1].astype(np.uint8)
         x, y, w, h = cv2.boundingRect(band)
+        cells = self._calmed(_cells(grid, planes, top), elapsed)  # also of a picture without an edge: it is the past
         if not w:
             return
         # The fit looks two windows far, from the cells of the band; the rest of the grid is left out.
         reach = 2 * radius + 1
         box = np.s_[max(0, y - reach) : y + h + reach, max(0, x - reach) : x + w + reach]
-        guides = [c[box] for c in self._calmed(_cells(grid, planes, top), elapsed)]
+        guides = [c[box] for c in cells]
         share, inside = ramp(spread[box], *BAND), p[box]
         slope, offset = fit(guides, inside, radius)
         # alpha + share * (CONTRAST * (slope * luma + offset - 0.5) + 0.5 - p): both terms are 0 outside the band,

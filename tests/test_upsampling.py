@@ -207,7 +207,7 @@ def test_grid(size: tuple[int, int], scale: int) -> None:
     done = np.full_like(plane, np.nan)
     for tile in grid.tiles(np.ones(grid.shape, np.uint8)):
         assert np.isnan(done[tile.pixels()]).all()
-        done[tile.pixels()] = tile.enlarged(means)
+        done[tile.pixels()] = tile.patch().enlarged(means)
     np.testing.assert_allclose(done, whole, atol=1e-3)
 
 
@@ -340,3 +340,17 @@ def test_the_least_changes_are_not_followed() -> None:
     assert np.abs(second.astype(int) - fresh).max() <= LEAST
     sure = (fresh == 0) | (fresh == 255)
     np.testing.assert_array_equal(second[sure], fresh[sure])
+
+
+def test_what_is_seen_while_nobody_is_there_counts() -> None:
+    """Somebody leaves and comes back; by then the room has other colours, in the same luma: no fit to the old ones."""
+    true, (luma, *_) = hairy(640, 360)
+    wall, small, up = np.full_like(luma, 170), small_of(true), Upsampler()
+    y, x = np.mgrid[0:180, 0:320]
+    before, after = (np.where((x // 9 + y // step) % 2, 60, 200).astype(np.uint8) for step in (9, 4))
+    up(small, (luma, before, before), 0.0)
+    for k in range(1, 91):
+        up(np.zeros_like(small), (wall, after, after), k / 30)
+    seen = luma, after, after
+    back, fresh = up(small, seen, 91 / 30), Upsampler()(small, seen)
+    assert np.abs(back.astype(int) - fresh).max() <= LEAST
