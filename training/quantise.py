@@ -32,7 +32,7 @@ from training.data import SampleMaker, load_backgrounds, load_people
 from training.evaluate import evaluate, load_validation, summarize
 from training.export import OnnxModel, strip_notes
 
-PICTURES = 96  # for the ranges
+PICTURES = 192  # for the ranges
 WORST_IOU, WORST_MAD = 0.003, 1.03
 
 
