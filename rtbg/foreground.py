@@ -38,6 +38,7 @@ WRAP = 1 / 64
 _WAY = np.linspace(1, 0, 256, dtype=np.float32)
 _WAY[0] = 0
 _SHARE = np.linspace(0, 1, 256, dtype=np.float32)
+_BOTH = _WAY * _SHARE
 _NEAR = np.array(NEAR, np.float32)
 
 
@@ -133,7 +134,7 @@ class Own:
 def _ways(share: Array, kept: Scratch) -> tuple[Array, Array]:
     """1 - a where a > 0, and a (1 - a)."""
     way, both = kept.array("way", share.shape), kept.array("both", share.shape)
-    return np.asarray(cv2.LUT(share, _WAY, way)), np.asarray(cv2.LUT(share, _WAY * _SHARE, both))
+    return np.asarray(cv2.LUT(share, _WAY, way)), np.asarray(cv2.LUT(share, _BOTH, both))
 
 
 def grown(planes: tuple[Array, ...], before: Array, after: Array) -> tuple[Array, ...]:

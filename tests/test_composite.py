@@ -217,14 +217,19 @@ def test_wrong_use() -> None:
         composite(frame, alpha, planes(2, 32, 20, 10, (2, 2)))
 
 
+def disc(w: int, h: int) -> np.ndarray:
+    """A soft-edged matte in the middle, uint8 (h, w)."""
+    y, x = np.mgrid[0:h, 0:w]
+    return np.clip(127 + 9 * (h / 3 - np.hypot(x - w / 2, y - h / 2)), 0, 255).astype(np.uint8)
+
+
 @pytest.mark.parametrize("size", [(1280, 720), (853, 479)], ids=str)
 @pytest.mark.parametrize(("bits", "chroma"), FORMATS)
 def test_exactness_where_most_is_copied(bits: int, chroma: tuple[int, int], size: tuple[int, int]) -> None:
     """A person, single pixels and hard edges, in pictures that are only worked on around edges."""
     frame, behind = frame_of(1, *size, bits, chroma), planes(2, *size, bits, chroma)
     w, h = size
-    y, x = np.mgrid[0:h, 0:w]
-    alpha = np.clip(127 + 9 * (h / 3 - np.hypot(x - w / 2, y - h / 2)), 0, 255).astype(np.uint8)
+    alpha = disc(w, h)
     alpha[h // 2 :, w // 2 :] = 255
     alpha[5, 7], alpha[h // 2, w // 2], alpha[h - 1, 3], alpha[10:30, 40:77] = 3, 252, 1, 255
     done = composite(frame, alpha, behind)
@@ -240,8 +245,7 @@ def test_exactness_where_most_is_copied(bits: int, chroma: tuple[int, int], size
 def test_with_the_persons_colours_as_in_two_steps(bits: int, chroma: tuple[int, int], size: tuple[int, int]) -> None:
     frame, behind = frame_of(1, *size, bits, chroma), planes(2, *size, bits, chroma)
     w, h = size
-    y, x = np.mgrid[0:h, 0:w]
-    alpha = np.clip(127 + 9 * (h / 3 - np.hypot(x - w / 2, y - h / 2)), 0, 255).astype(np.uint8)
+    alpha = disc(w, h)
     blend = Compositor(foreground=Foreground())
     for matte in (alpha, 255 - alpha, np.zeros_like(alpha)):
         want = composite(frame.with_planes(Foreground()(frame.planes, matte)), matte, behind)
