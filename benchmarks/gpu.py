@@ -5,8 +5,8 @@
 Batch 1. For each size, in milliseconds (median) and pictures a second:
     network            the network alone, tensor to tensor at its own input size, captured and eager
     tensors only       from planes on the device to the full-size matte there: reduction, network, smoothing, islands,
-                       guided enlargement: what a mattor does, to be set beside the RVM shape's line
-    frame on device    the same, and the person's colours and the blend
+                       guided enlargement: what a mattor does, to be set beside the RVM shape's line; captured and eager
+    frame on device    the same, and the person's colours and the blend; captured and eager
     end to end         planes in the host's memory to finished planes there, two in flight, no codec
     TensorRT           the network alone by way of `engines.load(engine="tensorrt")`, copies included, where it runs
     RVM shape          `benchmarks.rvm_shape`, random weights, in the same precision: reduced as its authors advise, the
@@ -135,12 +135,11 @@ def measure(size: tuple[int, int], runner: TorchRunner, sizes: Any, clock: Clock
     with torch.inference_mode():
         x = torch.rand(1, 4, *steps._past.shape[1:], device=device)
         eager = lambda: runner.tensors(x)  # noqa: E731
-        work, result["graph"] = captured(eager, device)
-        result["network_ms"] = clock.ms(work)
-        result["network_eager_ms"] = clock.ms(eager)
-        result["tensors_only_ms"] = clock.ms(captured(steps.matte, device)[0])
-        result["frame_on_device_ms"] = clock.ms(captured(steps.step, device)[0])
+        for name, part in (("network", eager), ("tensors_only", steps.matte), ("frame_on_device", steps.step)):
+            result[f"{name}_ms"], result[f"{name}_eager_ms"], graph = both(part, clock)
+            result["graph"] = result.get("graph", True) and graph
         result["stages_ms"] = {k: round(v, 3) for k, v in stages(steps, clock).items()}
+        result["stages_fps"] = {k: round(1000 / max(v, 1e-3), 1) for k, v in result["stages_ms"].items()}
     turn = 0
 
     def push() -> None:
@@ -151,7 +150,7 @@ def measure(size: tuple[int, int], runner: TorchRunner, sizes: Any, clock: Clock
 
     result["end_to_end_ms"] = clock.ms(push)
     path.flush()
-    result["rvm_shape_ms"], result["rvm_shape_eager_ms"] = rvm(size, runner, clock)
+    result["rvm_shape_ms"], result["rvm_shape_eager_ms"], _ = rvm(size, runner, clock)
     for key, value in list(result.items()):
         if key.endswith("_ms") and isinstance(value, float):
             result[key] = round(value, 3)
@@ -159,8 +158,15 @@ def measure(size: tuple[int, int], runner: TorchRunner, sizes: Any, clock: Clock
     return result
 
 
-def rvm(size: tuple[int, int], runner: TorchRunner, clock: Clock) -> tuple[float, float]:
-    """Milliseconds of the RVM shape, captured and eager, in our network's precision."""
+def both(work: Callable[[], object], clock: Clock) -> tuple[float, float, bool]:
+    """Milliseconds captured and eager, which are the same where nothing is captured, and whether it was."""
+    replay, graph = captured(work, clock.device)
+    taken = clock.ms(replay)
+    return taken, clock.ms(work) if graph else taken, graph
+
+
+def rvm(size: tuple[int, int], runner: TorchRunner, clock: Clock) -> tuple[float, float, bool]:
+    """`both` of the RVM shape, in our network's precision."""
     width, height = size
     ratio = min(1.0, 512 / max(size))  # as its authors advise: about 512 pixels
     torch.manual_seed(0)
@@ -178,7 +184,7 @@ def rvm(size: tuple[int, int], runner: TorchRunner, clock: Clock) -> tuple[float
             for old, state in zip(states, new, strict=True):
                 old.copy_(state)
 
-        return clock.ms(captured(work, runner.where)[0]), clock.ms(work)
+        return both(work, clock)
 
 
 def tensorrt(model: str, clock: Clock) -> dict[str, Any]:
@@ -216,8 +222,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"{result['size']}{' (CUDA graphs)' if result['graph'] else ''}")
         for key, value in result.items():
             if key.endswith("_ms") and isinstance(value, float):
-                print(f"  {key[:-3]:<18}{value:9.3f} ms {result[key[:-3] + '_fps']:9.1f} fps")
-        print("  stages, eager: " + ", ".join(f"{k} {v}" for k, v in result["stages_ms"].items()))
+                print(f"  {key[:-3]:<22}{value:9.3f} ms {result[key[:-3] + '_fps']:9.1f} fps")
+        print("  stages, eager:")
+        for key, value in result["stages_ms"].items():
+            print(f"    {key:<20}{value:9.3f} ms {result['stages_fps'][key]:9.1f} fps")
     compiled = tensorrt(args.model, clock)
     print("  TensorRT: " + ", ".join(f"{k} {v}" for k, v in compiled.items()))
     machine = describe() | {"torch": str(torch.__version__), "device": engine.device}

@@ -106,8 +106,10 @@ def load(
     device: "auto", "cpu", "cuda" (torch also "cuda:1") or "mps"; with the engine onnxruntime also what its package has
     (`engines.onnxruntime_engine`). One that was asked for is used or refused.
     threads: of the inference on the CPU; None: the cores of this process, 4 at most.
-    precision: "auto" (what the device is fastest in: f16 on CUDA; on a CPU int8 where the model has such a graph and
-    the CPU computes it exactly, see `engines.int8`, else bf16 or f32), "f32", "bf16", "f16", "int8".
+    precision: "auto" (f16 on CUDA; on a CPU int8 where the model has such a graph and the CPU computes it exactly, see
+    `engines.int8`, else bf16 or f32), "f32", "bf16", "f16", "int8". TensorRT takes the 8-bit graph where "int8" is
+    asked for, not by itself (`engines.tensorrt_engine.Graphs` says why); "auto" has OpenVINO bridge the wait for it, as
+    torch has no int8.
     Raises EngineError: no such model, a broken file, another signature, a missing package (the message holds
     the pip command), an engine, device or precision that is not to be had here."""
     if engine != "auto" and engine not in _ENGINES:

@@ -1,9 +1,9 @@
 """One compilation in a process of its own: a crash or a lack of memory there changes nothing here.
 
-The process runs at low priority and ends with the one that started it, however that ends: it watches a pipe that the
-system closes then. It puts the plan into the cache, where the parent finds it, and says on its output what failed.
-Not `multiprocessing`: its spawned processes run the program's main module again. Used by `engines.swap`.
-Memory bound: one plan, and in the process what TensorRT's builder takes.
+The process runs at low priority, is the first to go where memory runs out, and ends with the one that started it,
+however that ends: it watches a pipe that the system closes then. It puts the plan into the cache, where the parent
+finds it, and says on its output what failed. Not `multiprocessing`: its spawned processes run the program's main module
+again. Used by `engines.swap`. Memory bound: one plan, and in the process what TensorRT's builder takes.
 """
 
 from __future__ import annotations
@@ -57,11 +57,18 @@ def compile_apart(
     """Compiles in a process of its own and waits for it. Raises EngineError when that fails, crashes or is cancelled;
     no process is left behind in any case. command: for tests."""
     title = TITLES.get(str(job.get("flavour")), "TensorRT")
-    lower = getattr(subprocess, "BELOW_NORMAL_PRIORITY_CLASS", 0)  # Windows; elsewhere the process sees to it
+    # On Windows flags do what elsewhere the process does (low priority) and a session of its own (out of reach of the
+    # terminal's Ctrl-C, which is for the program: that may have much to finish yet).
+    flags = getattr(subprocess, "BELOW_NORMAL_PRIORITY_CLASS", 0) | getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:  # pipes would have to be read all the time
         try:
             process = subprocess.Popen(
-                list(command), stdin=subprocess.PIPE, stdout=out, stderr=err, creationflags=lower
+                list(command),
+                stdin=subprocess.PIPE,
+                stdout=out,
+                stderr=err,
+                creationflags=flags,
+                start_new_session=True,
             )
         except OSError as exc:
             raise EngineError(f"{title}'s compilation cannot be started ({exc}): use another engine") from exc
@@ -95,6 +102,8 @@ def main(job: Mapping[str, Any]) -> int:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     if hasattr(os, "nice"):
         os.nice(10)
+    with contextlib.suppress(OSError):  # Linux: where memory runs out, this process is the one to be ended
+        Path("/proc/self/oom_score_adj").write_text("1000")
     name, (major, minor), driver = job["gpu"]
     try:
         target = Target(import_flavour(job["flavour"]), job["flavour"], Gpu(name, (major, minor), driver))

@@ -32,7 +32,7 @@ class Plan:
         self._engine, self._device = engine, device
         self._context = _context(engine, notes, note)
         if self._context is None:
-            raise EngineError("TensorRT has not the memory to run this network: use the engine auto")
+            raise EngineError("TensorRT has not the memory to run this network: try the engine openvino")
         self.feeds: dict[str, Array] = {}
         self.results: dict[str, Array] = {}
         self._copies: list[tuple[Array, int, bool]] = []
@@ -79,7 +79,7 @@ class Plan:
         for name in addresses:
             self._context.set_tensor_address(name, self._addresses[name])
         if not done:
-            raise EngineError("TensorRT did not run the network: use the engine auto")
+            raise EngineError("TensorRT did not run the network: try the engine openvino")
 
     def close(self) -> None:
         """Frees the network; buffers are the device's."""
@@ -90,7 +90,7 @@ class Plan:
             if given:
                 self._device.upload(address, array)
         if not self._context.execute_async_v3(int(self._device.stream)):
-            raise EngineError("TensorRT did not run the network: use the engine auto")
+            raise EngineError("TensorRT did not run the network: try the engine openvino")
         for array, address, given in self._copies:
             if not given:
                 self._device.download(array, address)

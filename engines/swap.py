@@ -6,8 +6,7 @@
 The second is taken only if it answers as the first does, to a stored portrait and to the live picture of that moment;
 else that is said and the first stays. What a network remembers travels in its inputs (`engines.adapter`), so nothing of
 it is lost. Used by `engines.load` for TensorRT.
-Memory bound: both runners for good: the first takes over again, with a warning, where the second fails later (not
-where its network is lent to whole frames on the GPU, `engines.on_device`: there the run ends with the error).
+Memory bound: both runners for good: the first takes over again, with a warning, where the second fails later.
 """
 
 from __future__ import annotations
@@ -22,8 +21,9 @@ import numpy as np
 
 from engines import tensorrt_engine as trt
 from engines.compile_job import compile_apart, make_job
-from engines.cuda import NoGpu, probe
+from engines.cuda import NoGpu, import_runtime, probe
 from engines.errors import EngineError, short_reason
+from engines.int8 import eight_bits
 from engines.plan_cache import PlanCache, user_cache
 from engines.runner import Runner
 from engines.segmenter import probe_picture
@@ -46,7 +46,7 @@ class Swapping:
     def __init__(self, first: Runner, opener: Opener) -> None:
         self.inputs, self.outputs = first.inputs, first.outputs
         self.name, self.device = first.name, first.device
-        self._first = first
+        self.first = first
         self._opener = opener
         self._next: dict[tuple[tuple[int, ...], ...], _Next] = {}
         self._closed = False
@@ -56,7 +56,7 @@ class Swapping:
     def current(self, *shapes: tuple[int, ...]) -> Runner:
         """The runner that the next `run` with inputs of these shapes is done by."""
         coming = self._next.get(shapes)
-        return self._first if coming is None or coming.taken is None else coming.taken
+        return self.first if coming is None or coming.taken is None else coming.taken
 
     def due(self, *shapes: tuple[int, ...]) -> bool:
         """Whether that `run` begins to get a second runner ready, or compares one that is."""
@@ -75,11 +75,22 @@ class Swapping:
             try:
                 return self._run(coming.taken, feeds, wanted)
             except EngineError as exc:
-                logger.warning("%s takes over again: %s", self._first.device, exc)
+                self.leave(shapes, exc)
                 coming.close()
-        out = self._run(self._first, feeds, wanted)
-        coming.offer(feeds, wanted, out, self._first.device)
+        out = self._run(self.first, feeds, wanted)
+        coming.offer(feeds, wanted, out, self.first.device)
         return out
+
+    def leave(self, shapes: tuple[tuple[int, ...], ...], reason: EngineError) -> bool:
+        """Has the first runner take over again from the second, which failed, and says so; False where there is no
+        second. The second is freed by `close` at the latest: its work may still be under way."""
+        coming = self._next.get(shapes)
+        if coming is None or coming.taken is None:
+            return False
+        coming.left, coming.taken = coming.taken, None
+        self.name, self.device = self.first.name, self.first.device
+        logger.warning("%s takes over again: %s", self.device, reason)
+        return True
 
     def close(self) -> None:
         """See `engines.runner.Runner.close`. A compilation under way is ended."""
@@ -89,7 +100,7 @@ class Swapping:
             coming.cancel()
         for coming in self._next.values():
             coming.close()
-        self._first.close()
+        self.first.close()
 
     def _run(self, runner: Runner, feeds: Mapping[str, Array], wanted: Sequence[str]) -> list[Array]:
         out = runner.run(feeds, wanted)
@@ -104,7 +115,7 @@ class Swapping:
         if len(self.inputs) == 1 and len(shape) == 4 and shape[1] == 4:
             portrait = {first: probe_picture(shape[3], shape[2])}
         # Of other people's networks the first picture is kept: a segmenter's is that portrait, as it takes it.
-        answer = self._first.run(portrait, wanted[:1])[0].copy()
+        answer = self.first.run(portrait, wanted[:1])[0].copy()
         return _Next(self._opener, portrait, wanted[:1], answer)
 
 
@@ -113,6 +124,7 @@ class _Next:
 
     def __init__(self, opener: Opener, portrait: dict[str, Array], wanted: Sequence[str], answer: Array) -> None:
         self.taken: Runner | None = None
+        self.left: Runner | None = None  # was taken, and failed
         self._ready: Runner | None = None  # set by the thread, when it has passed the portrait
         self._cancelled = threading.Event()
         args = (opener, portrait, list(wanted), answer)
@@ -149,10 +161,10 @@ class _Next:
         """Ends what is under way and closes the second runner. May be called twice."""
         self.cancel()
         self._thread.join()
-        for runner in (self._ready, self.taken):
+        for runner in (self._ready, self.taken, self.left):
             if runner is not None:
                 runner.close()
-        self._ready = self.taken = None
+        self._ready = self.taken = self.left = None
 
     def _prepare(self, opener: Opener, portrait: dict[str, Array], wanted: list[str], answer: Array) -> None:
         runner: Runner | None = None
@@ -191,6 +203,7 @@ def with_tensorrt(first: Runner, spec: ModelSpec, precision: str) -> Runner:
         return first
     try:
         target, graphs, cache = trt.find_target(strict=True), trt.Graphs(spec, precision), _plans()
+        import_runtime()  # or minutes of compiling would be for nothing
     except EngineError as exc:
         logger.info("%s runs without TensorRT: %s", first.device, exc)
         return first
@@ -222,12 +235,15 @@ def build_all(
     cancelled: Callable[[], bool] | None = None,
 ) -> int:
     """Compiles models for TensorRT ahead, each at all its input sizes, in processes of their own; how many plans there
-    are then. models: names or files; None: all shipped ones. progress: (done, in all, what comes next, empty at the
-    end). Raises EngineError: TensorRT cannot run here (and which of GPU, driver and package is missing), no cache
-    folder, a compilation that fails."""
+    are then. models: names or files; None: all shipped ones (for "int8" those that have such a graph). progress: (done,
+    in all, what comes next, empty at the end). Raises EngineError: TensorRT cannot run here (and which of GPU, driver
+    and package is missing), no cache folder, a compilation that fails."""
     target, cache = trt.find_target(), _plans()
     todo = []
-    for model in available_models() if models is None else models:
+    if models is None:
+        shipped = [(name, find_model(name)) for name in available_models()]
+        models = [name for name, spec in shipped if precision != "int8" or eight_bits(spec) is not None]
+    for model in models:
         spec = find_model(model)
         graphs = trt.Graphs(spec, precision)
         spec = recognise(spec, graphs.inputs, graphs.outputs)

@@ -19,11 +19,12 @@ import logging
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 
-from engines import half
+from engines import half, int8
 from engines.cuda import Device, Gpu, NoGpu, probe
 from engines.errors import EngineError, import_error, short_reason
 from engines.plan import Plan
@@ -101,17 +102,17 @@ def import_flavour(flavour: str) -> Any:
 class Graphs:
     """An ONNX file as TensorRT takes it, made once for all input sizes.
 
-    precision: "f16", "f32" (TF32 where the GPU has it), "int8" (FILE.int8.onnx beside the file, with Q/DQ nodes), or
-    "auto": f16 for rtbg's own networks, f32 for other people's, whose values may be beyond FP16. A file with Q/DQ
-    nodes is taken as it is whatever is asked. Raises EngineError."""
+    precision: "f16", "f32" (TF32 where the GPU has it), "int8" (the model's graph with Q/DQ nodes: the one that its
+    card names, or FILE.int8.onnx beside a file without a card), or "auto": f16 for rtbg's own networks, f32 for other
+    people's, whose values may be beyond FP16. Not int8: those graphs were made for, and measured on, CPUs; TensorRT is
+    given them with signed activations, on half the steps, and networks this small wait for memory rather than for
+    products. A file with Q/DQ nodes is taken as it is whatever is asked. Raises EngineError."""
 
     def __init__(self, spec: ModelSpec, precision: str = "auto") -> None:
         if precision not in PRECISIONS:
             raise EngineError(f"TensorRT does not compute in {precision}: use precision {', '.join(PRECISIONS)}")
         onnx = half.import_onnx()
-        path = spec.path.with_suffix(".int8.onnx") if precision == "int8" else spec.path
-        if precision == "int8" and not path.is_file():
-            raise EngineError(f"{spec.name} has no INT8 graph ({path.name}): use precision auto or f16")
+        path = _eight_bits(spec) if precision == "int8" else spec.path
         try:
             data = path.read_bytes()
             model = onnx.load_from_string(data)
@@ -156,6 +157,19 @@ class Graphs:
         return PlanKey(
             target.flavour, target.version, target.gpu.name, sm, target.gpu.driver, network, shown, self.precision
         )
+
+
+def _eight_bits(spec: ModelSpec) -> Path:
+    """The model's graph with Q/DQ nodes. Raises EngineError where it has none."""
+    if spec.card:
+        found = int8.eight_bits(spec)
+        path = None if found is None else found.path
+    else:
+        path = spec.path.with_suffix(".int8.onnx")
+    if path is None or not path.is_file():
+        told = "" if path is None else f" ({path.name})"
+        raise EngineError(f"{spec.name} has no INT8 graph{told}: use precision auto or f16")
+    return path
 
 
 def plan_for(

@@ -38,14 +38,14 @@ _lock = threading.Lock()
 
 
 @contextmanager
-def borrowed_engine(model: str, engine: str, device: str, threads: int) -> Iterator[Engine]:
+def borrowed_engine(model: str, engine: str, device: str, threads: int, precision: str = "auto") -> Iterator[Engine]:
     """An engine that nobody else uses meanwhile, for its outputs are shared buffers. One that has been given back
     is taken again, so a process that does one thing at a time loads each model once. Raises MattingError."""
-    key = (model, engine, device, threads)
+    key = (model, engine, device, threads, precision)
     with _lock:
         found = _idle[key].pop() if _idle[key] else None
     try:
-        taken = found or load(model, engine=engine, device=device, threads=threads)
+        taken = found or load(model, engine=engine, device=device, threads=threads, precision=precision)
     except EngineError as exc:
         raise MattingError(str(exc)) from exc
     try:
@@ -59,6 +59,16 @@ def borrowed_engine(model: str, engine: str, device: str, threads: int) -> Itera
         raise
     with _lock:
         _idle[key].append(taken)
+
+
+def close_engines() -> None:
+    """Closes the engines that are kept for the next call, and ends what they compile meanwhile; a later call loads
+    anew. Those in use are not touched. A process that ends need not call it."""
+    with _lock:
+        idle = [engine for kept in _idle.values() for engine in kept]
+        _idle.clear()
+    for engine in idle:
+        engine.close()
 
 
 def matte(image: Array, *, model: str | None = None, engine: str = "auto") -> Array:
@@ -106,7 +116,9 @@ def replace_background(
         if spec.path is not None and Path(output).exists() and spec.path.samefile(output):
             raise UsageError(f"the output {output} is the background: write to another file")
         runner = stack.enter_context(
-            borrowed_engine(chosen.model, chosen.engine, chosen.device, chosen.threads or engine_threads())
+            borrowed_engine(
+                chosen.model, chosen.engine, chosen.device, chosen.threads or engine_threads(), chosen.precision
+            )
         )
         if isinstance(source, (str, Path)):
             source = open_source(source, start=chosen.start, duration=chosen.duration)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from rtbg.control import Control
 from rtbg.errors import Aborted, MattingError, OutputError, RtbgError, UsageError
-from rtbg.options import CODECS, ENGINES, FAILURES, FITS, SHOWS, Options, seconds
+from rtbg.options import CODECS, ENGINES, FAILURES, FITS, PRECISIONS, SHOWS, Options, seconds
 from rtbg.progress import progress_bar, say
 from rtbg.stats import Stats, Stop
 from rtbg.version import __version__
@@ -90,6 +90,8 @@ def build_parser() -> argparse.ArgumentParser:
     add("--engine", choices=ENGINES, default=d.engine, help="what runs the network (default: %(default)s)")
     add("--device", default=d.device, help="device of the engine: cpu, cuda, mps; with --engine onnxruntime what its "
         "package has: dml, coreml, openvino, ... (default: %(default)s)")  # fmt: skip
+    add("--precision", choices=PRECISIONS, default=d.precision, help="what the network computes in (default: "
+        "%(default)s: int8 or bf16 on CPUs that are good at it, f16 on NVIDIA GPUs)")  # fmt: skip
     add("--threads", type=int, metavar="N", default=d.threads, help="threads for the network")
     live = parser.add_argument_group("live").add_argument
     live("--webcam", nargs="?", const="", metavar="CAMERA", help="a camera, by number, path or part of its name; a "
@@ -106,9 +108,8 @@ def build_parser() -> argparse.ArgumentParser:
     live("--mic", metavar="NAME", default=d.mic, help="record its sound with -o: a sound input as the system names it "
          "(Linux: an ALSA device, e.g. plughw:1,0), or a sound file")  # fmt: skip
     live("--list-cameras", action="store_true", help="show the cameras with their sizes and rates, and end")
-    add(
-        "--build-engines", action="store_true", help="compile the shipped models for this machine's NVIDIA GPU, and end"
-    )
+    add("--build-engines", action="store_true", help="compile the shipped models, or --model FILE.onnx, for this "
+        "machine's NVIDIA GPU, and end")  # fmt: skip
     live("--doctor", action="store_true", help="examine camera, virtual camera, engines and codecs, and end")
     add("-v", "--verbose", action="store_true", help="say more: time of every stage")
     add("-q", "--quiet", action="store_true", help="say nothing but errors")
@@ -169,14 +170,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _build_engines(args: argparse.Namespace) -> int:
-    from engines import EngineError, build_all
+    from engines import EngineError, available_models, build_all
 
     def progress(done: int, total: int, label: str) -> None:
         if not args.quiet:
             say(f"rtbg: {done} of {total} compiled" + (f", now {label}" if label else ""))
 
     try:
-        build_all(progress=progress)
+        models = None if args.model in available_models() else [args.model]
+        build_all(models, precision=args.precision, progress=progress)
     except EngineError as exc:
         raise MattingError(str(exc)) from exc
     return DONE

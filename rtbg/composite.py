@@ -2,7 +2,7 @@
 
 Used by `rtbg.pipeline`. Everything is a few passes of OpenCV's integer SIMD per plane, with the weights `a` and
 `255 - a`, so that the offsets of limited range survive; where nobody is, rows are only copied.
-Memory bound: two scratch planes of the frame's size, and the planes given out.
+Memory bound: a chunk of cells (`rtbg.grid`), and the planes given out.
 """
 
 from __future__ import annotations
@@ -14,7 +14,10 @@ from rtbg.color import is_full, subsample_sums, top_code
 from rtbg.errors import UsageError
 from rtbg.foreground import Foreground, Own
 from rtbg.frame import Array, Frame
+from rtbg.grid import CELLS, EDGES, Grid, Picked
 from rtbg.options import SHOWS
+
+STRIP = 8  # rows of cells
 
 
 class Compositor:
@@ -49,69 +52,54 @@ class Compositor:
             background = black_planes(frame)
         if any(b.shape != p.shape or b.dtype != p.dtype for p, b in zip(frame.planes, background, strict=False)):
             raise ValueError(f"the background {[b.shape for b in background]} does not have the planes of {frame!r}")
-        made = self._around(frame, alpha, background, own) if own else self._over(frame, alpha, background)
-        return frame.with_planes(made)
+        return frame.with_planes(self._over(frame, alpha, background, own))
 
-    def _over(self, frame: Frame, alpha: Array, background: tuple[Array, ...]) -> tuple[Array, ...]:
-        x0, y0, x1, y1 = _box(alpha)
-        if x0 == x1:
-            return tuple(b.copy() for b in background[:3])
-        part = alpha[y0:y1, x0:x1]
-        weights = self._weights(part, part, frame)
-        done = []
-        for plane, behind, (part, total), (kx, ky) in zip(
-            frame.planes, background, weights, ((1, 1), frame.chroma, frame.chroma), strict=False
-        ):
-            top, bottom, left, right = y0 // ky, -(-y1 // ky), x0 // kx, -(-x1 // kx)
-            out = np.empty(plane.shape, plane.dtype)
-            out[:top], out[bottom:] = behind[:top], behind[bottom:]
-            out[top:bottom, :left], out[top:bottom, right:] = behind[top:bottom, :left], behind[top:bottom, right:]
-            inside = np.s_[top:bottom, left:right]
-            self._blend(plane[inside], behind[inside], part, total, out[inside])
-            done.append(out)
-        return tuple(done)
-
-    def _around(self, frame: Frame, alpha: Array, background: tuple[Array, ...], own: Own) -> tuple[Array, ...]:
-        """`_over` with the person's own colours: copies of either side where the matte has no edge, then the blocks
-        that hold its edge."""
-        done = tuple(b.copy() for b in background[:3])
+    def _over(self, frame: Frame, alpha: Array, background: tuple[Array, ...], own: Own | None) -> tuple[Array, ...]:
+        """Copies of either side where the matte has no edge, then the cells that hold its edge."""
+        grid = own.cells.grid if own else Grid.over(frame.width, frame.height, CELLS, even=True)
+        known = EDGES.of(alpha)
+        edge, full = (known.edge, known.full) if known and known.grid == grid else grid.edge(alpha)
         steps = (1, 1), frame.chroma, frame.chroma
-        box, blocks = own.box, own.blocks
-        mask = alpha[box]
-        for k, (plane, out, (kx, ky)) in enumerate(zip(frame.planes, done, steps, strict=False)):
-            if k == 1 and kx * ky > 1:
-                mask = np.ascontiguousarray(mask[::ky, ::kx])
-            top, left = box[0].start // ky, box[1].start // kx
-            inside = np.s_[top : top + mask.shape[0], left : left + mask.shape[1]]
-            cv2.copyTo(plane[inside], mask, out[inside])
-        sides = [(blocks.view(b, *step), out, step) for b, out, step in zip(background, done, steps, strict=False)]
-        alphas = blocks.view(alpha, around=2)
-        for chunk in blocks.chunks:
-            around = chunk.taken(alphas)
-            share = _inner(around, len(chunk.ys), 2, 2)
-            weights = self._weights(share, around, frame, len(chunk.ys))
-            for front, (behind, out, step), (part, total) in zip(own.parts(chunk, share), sides, weights, strict=True):
+        done = _copied(frame.planes[:3], background[:3], full, grid, steps)
+        for chunk in Picked.where(grid, edge).chunks():
+            around = chunk.parts(alpha, around=1)
+            share = np.ascontiguousarray(around[1:-1, 1:-1])
+            fronts = own.parts(chunk, share) if own else None
+            weights = self._weights(share, around, frame)
+            for k, ((part, total), step) in enumerate(zip(weights, steps, strict=True)):
+                front = chunk.parts(frame.planes[k], *step) if fronts is None else fronts[k]
                 made = self._like("made", front)
-                self._blend(front, chunk.taken(behind), part, total, made)
-                blocks.put(chunk, made, out, *step)
+                shape = -1, len(chunk)
+                behind = chunk.parts(background[k], *step)
+                self._blend(
+                    front.reshape(shape), behind.reshape(shape), part.reshape(shape), total, made.reshape(shape)
+                )
+                chunk.put(made, done[k], *step)
         return done
 
-    def _weights(self, share: Array, around: Array, frame: Frame, blocks: int = 0) -> tuple[tuple[Array, int], ...]:
-        """(weights, the weight that means 1) for each plane. share: the matte's; around: the same, or where it is of
-        so many blocks side by side, with 2 pixels more on every side of each."""
+    def _weights(self, share: Array, around: Array, frame: Frame) -> tuple[tuple[Array, int], ...]:
+        """(weights, the weight that means 1) for each plane, as (height, width, cells). share: the matte's; around:
+        the same with a pixel more on every side."""
         luma = share
         if frame.bits == 10:
             luma = self._like("wide", share, np.uint16)
             np.copyto(luma, share)
-        if frame.chroma == (1, 1):
-            return ((luma, 255),) * 3
         kx, ky = frame.chroma
-        sums, total = subsample_sums(around, frame.chroma)
-        if blocks:
-            sums = _inner(sums, blocks, 2 // kx, 2 // ky)
+        if (kx, ky) == (1, 1):
+            return ((luma, 255),) * 3
+        # As `color.subsample_sums`.
+        sums = around[1:-1].astype(np.uint16)
+        if ky == 2:
+            sums = sums[0::2] + sums[1::2]
+        if kx == 2:
+            sides = sums[:, 0:-2:2] + sums[:, 2::2]
+            sums = sides + sums[:, 1:-1:2] * np.uint16(2)
+        else:
+            sums = np.ascontiguousarray(sums[:, 1:-1])
+        total = ky * (4 if kx == 2 else 1)
         if frame.bits == 10:
             return (luma, 255), (sums, 255 * total), (sums, 255 * total)
-        chroma = np.asarray(cv2.convertScaleAbs(sums, alpha=1 / total))
+        chroma = cv2.convertScaleAbs(sums.reshape(-1, sums.shape[-1]), alpha=1 / total).reshape(sums.shape)
         return (luma, 255), (chroma, 255), (chroma, 255)
 
     def _blend(self, front: Array, behind: Array, weights: Array, total: int, out: Array) -> None:
@@ -192,18 +180,29 @@ def _ramp(alpha: Array, low: int, high: int) -> Array:
     return np.asarray(cv2.LUT(alpha, np.rint(np.linspace(low, high, 256)).astype(np.uint16)))
 
 
-def _inner(parts: Array, blocks: int, x: int, y: int) -> Array:
-    """Parts side by side, without x columns on both sides of each and y rows above and below."""
-    inner = parts.reshape(len(parts), blocks, -1)[y : len(parts) - y, :, x:-x]
-    return np.ascontiguousarray(inner).reshape(len(inner), -1)
-
-
-def _box(alpha: Array) -> tuple[int, int, int, int]:
-    """x0, y0, x1, y1 around all alpha > 0 (all 0 where there is none), on whole chroma samples, with a column of
-    zeros on each side wherever the picture goes on there: the neighbours that chroma's [1 2 1] looks at."""
-    x, y, w, h = cv2.boundingRect(alpha)
-    if w == 0:
-        return 0, 0, 0, 0
-    height, width = alpha.shape
-    x0, x1 = max(0, (x - 1) // 2 * 2), min(width, (x + w + 2) // 2 * 2)
-    return x0, y // 2 * 2, x1, min(height, (y + h + 1) // 2 * 2)
+def _copied(
+    planes: tuple[Array, ...],
+    background: tuple[Array, ...],
+    full: Array,
+    grid: Grid,
+    steps: tuple[tuple[int, int], ...],
+) -> tuple[Array, ...]:
+    """Copies of the background's planes, but of the frame's in the cells that are `full`. Some rows of cells at a time,
+    so that what is written twice is still in the processor's cache."""
+    done = tuple(np.empty(b.shape, b.dtype) for b in background)
+    rows, columns = full.shape
+    edges = np.zeros((rows, columns + 2), np.int8)
+    edges[:, 1:-1] = full > 0
+    ys, xs = np.nonzero(np.diff(edges, axis=1))
+    runs = list(zip(ys[::2].tolist(), xs[::2].tolist(), xs[1::2].tolist(), strict=True))
+    for plane, behind, out, (kx, ky) in zip(planes, background, done, steps, strict=True):
+        h, w = grid.scale // ky, grid.scale // kx
+        k = 0
+        for top in range(0, rows, STRIP):
+            np.copyto(out[top * h : (top + STRIP) * h], behind[top * h : (top + STRIP) * h])
+            while k < len(runs) and runs[k][0] < top + STRIP:
+                y, left, right = runs[k]
+                here = np.s_[y * h : (y + 1) * h, left * w : right * w]
+                out[here] = plane[here]
+                k += 1
+    return done

@@ -73,8 +73,8 @@ print(w, h, *(round(float(p.mean()), 1) for p in (y, u, v)), round(float(max(p.s
 
 def examine(options: Options | None = None) -> list[Finding]:
     """Looks at everything, some seconds long. options: what a live run is to be tried with: vcam ("none": the one that
-    would be taken), model, engine, device, threads. Shows a plain colour on the virtual camera, where there is one that
-    nobody writes to. Raises nothing but what is a fault of rtbg itself."""
+    would be taken), model, engine, device, precision, threads. Shows a plain colour on the virtual camera, where there
+    is one that nobody writes to. Raises nothing but what is a fault of rtbg itself."""
     options = options or Options()
     vcam = None if options.vcam == "none" else options.vcam
     known = list_cameras()
@@ -314,7 +314,9 @@ def engine(options: Options | None = None) -> list[Finding]:
     options = options or Options()
     model, threads = options.model, options.threads or engine_threads()
     try:
-        running = engines.load(model, engine=options.engine, device=options.device, threads=threads)
+        running = engines.load(
+            model, engine=options.engine, device=options.device, threads=threads, precision=options.precision
+        )
     except engines.EngineError as exc:
         return [_told(ENGINE, exc)]
     try:

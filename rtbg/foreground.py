@@ -6,7 +6,7 @@ at full size the person's colour is that mean, corrected by what the picture say
 All on planes of YUV, only where 0 < alpha < 255. Used by `rtbg.composite`, and by `rtbg.matting` where an edge is made
 to grow.
 
-Memory bound: about forty float32 arrays of the grid's size (about 14,000 cells), a chunk of blocks (`rtbg.grid`), the
+Memory bound: about forty float32 arrays of the grid's size (about 14,000 cells), a chunk of cells (`rtbg.grid`), the
 planes given out.
 """
 
@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 
 from rtbg.frame import Array
-from rtbg.grid import CELLS, Blocks, Chunk, Grid, Patch, Scratch, ramp
+from rtbg.grid import CELLS, EDGES, MEANS, Grid, Patch, Picked, Scratch, ramp
 
 # Around each cell means are taken with the weights NEAR (across and down), and in windows of FAR cells. The latter
 # count as FAINT, so what is near rules where it says anything at all; where neither does, the mean of all the cells
@@ -66,9 +66,10 @@ class Foreground:
         if own is None:
             return planes[:3]
         done = tuple(p.copy() for p in planes[:3])
-        for chunk in own.blocks.chunks:
-            for part, plane, step in zip(own.parts(chunk, chunk.taken(own.alpha)), done, own.cells.steps, strict=True):
-                own.blocks.put(chunk, part, plane, *step)
+        for chunk in own.picked.chunks():
+            parts = own.parts(chunk, chunk.parts(alpha))
+            for part, plane, step in zip(parts, done, own.cells.steps, strict=True):
+                chunk.put(part, plane, *step)
         if self.wrap and background is not None:
             self._spill(own.cells, [(p, b) for p, b in zip(done, background, strict=False)], own.person)
         return done
@@ -76,8 +77,9 @@ class Foreground:
     def estimate(self, planes: tuple[Array, ...], alpha: Array) -> Own | None:
         """The same for those who need only the edge, valid until the next call; None where the matte has no edge."""
         cells = _Cells(planes, alpha)
-        edge, box = cells.grid.edge(alpha)
-        return Own(cells, edge, box, self._scratch) if cv2.countNonZero(edge) else None
+        known = EDGES.of(alpha)
+        edge = known.edge if known and known.grid == cells.grid else cells.grid.edge(alpha)[0]
+        return Own(cells, edge, self._scratch) if cv2.countNonZero(edge) else None
 
     def _spill(self, cells: _Cells, pairs: list[tuple[Array, Array]], person: list[Array]) -> None:
         """Light wrap, in place: the background's light, blurred, in place of the person's colour near the edge."""
@@ -96,37 +98,32 @@ class Foreground:
 
 
 class Own:
-    """The person's own colours in the blocks that hold the matte's edge."""
+    """The person's own colours in the cells that hold the matte's edge."""
 
-    def __init__(self, cells: _Cells, edge: Array, box: tuple[slice, slice], scratch: Scratch) -> None:
-        """edge, box: what `Grid.edge` says."""
-        self.cells, self.box, self._scratch = cells, box, scratch
-        self.blocks = blocks = Blocks(cells.grid, edge)
-        self.person, apart = cells.colours(edge, scratch)
-        self.alpha = blocks.view(cells.alpha)
-        self._planes = [
-            (blocks.view(plane, *step), blocks.cells(f), blocks.cells(d), step)
-            for plane, f, d, step in zip(cells.planes, self.person, apart, cells.steps, strict=True)
-        ]
+    def __init__(self, cells: _Cells, edge: Array, scratch: Scratch) -> None:
+        """edge: what `Grid.edge` says first."""
+        self.cells, self._scratch = cells, scratch
+        self.picked = Picked.where(cells.grid, edge)
+        self.person, self._apart = cells.colours(edge, scratch)
 
-    def parts(self, chunk: Chunk, share: Array) -> list[Array]:
-        """Of Y, U and V: (height, blocks * width). share: the matte's, which `chunk` has taken."""
+    def parts(self, chunk: Picked, share: Array) -> list[Array]:
+        """Of Y, U and V in some of the cells: (height, width, cells). share: the matte's, uint8."""
         kept, done = self._scratch, []
         way, part_way = _ways(share, kept)
-        for k, (view, person, apart, step) in enumerate(self._planes):
+        for k, (plane, step) in enumerate(zip(self.cells.planes, self.cells.steps, strict=True)):
             if k == 1 and step != (1, 1):
-                size = share.shape[1] // step[0], share.shape[0] // step[1]
-                way, part_way = _ways(np.asarray(cv2.resize(share, size, interpolation=cv2.INTER_AREA)), kept)
-            part = chunk.taken(view)
+                way, part_way = _ways(_reduced(share, *step), kept)
+            part = chunk.parts(plane, *step)
+            more, rest = kept.array("more", part.shape), kept.array("rest of it", part.shape)
             # Forte's estimate is F = f + a (I - a f - (1 - a) b), with the means f of the person and b of the
             # background: that is I + (1 - a) (f - I) + a (1 - a) (f - b).
-            more = self.blocks.enlarged(chunk, person, (kept, "more"), *step)
-            cv2.subtract(more, part, more, dtype=cv2.CV_32F)
-            cv2.multiply(more, way, more)
-            rest = self.blocks.enlarged(chunk, apart, (kept, "rest of it"), *step)
-            cv2.multiply(rest, part_way, rest)
-            cv2.add(more, rest, more)
-            _add(part, more)
+            chunk.enlarged(chunk.around(self.person[k]), more, *step)
+            more -= part
+            more *= way
+            chunk.enlarged(chunk.around(self._apart[k]), rest, *step)
+            rest *= part_way
+            more += rest
+            _add(part.reshape(-1, len(chunk)), more.reshape(-1, len(chunk)))
             done.append(part)
         return done
 
@@ -134,7 +131,20 @@ class Own:
 def _ways(share: Array, kept: Scratch) -> tuple[Array, Array]:
     """1 - a where a > 0, and a (1 - a)."""
     way, both = kept.array("way", share.shape), kept.array("both", share.shape)
-    return np.asarray(cv2.LUT(share, _WAY, way)), np.asarray(cv2.LUT(share, _BOTH, both))
+    flat = share.reshape(-1, share.shape[-1])
+    for table, out in ((_WAY, way), (_BOTH, both)):
+        cv2.LUT(flat, table, out.reshape(flat.shape))
+    return way, both
+
+
+def _reduced(share: Array, kx: int, ky: int) -> Array:
+    """Parts of a matte (height, width, cells) brought to the size of chroma's: means, halves rounded up."""
+    sums = share.astype(np.uint16)
+    sums = sums[0::2] + sums[1::2] if ky == 2 else sums
+    sums = sums[:, 0::2] + sums[:, 1::2] if kx == 2 else sums
+    sums += np.uint16(kx * ky // 2)
+    sums >>= np.uint16(kx * ky // 2)
+    return sums.astype(np.uint8)
 
 
 def grown(planes: tuple[Array, ...], before: Array, after: Array) -> tuple[Array, ...]:
@@ -182,8 +192,15 @@ class _Cells:
         x, y, w, h = cv2.boundingRect(needed)
         rows, columns = self.grid.shape
         box = slice(max(0, y - REACH), min(rows, y + h + REACH)), slice(max(0, x - REACH), min(columns, x + w + REACH))
-        means = [self.grid.means_in(box, p, *step) for p, step in zip(self.planes, self.steps, strict=True)]
-        share = np.multiply(self.grid.means_in(box, self.alpha), np.float32(1 / 255), dtype=np.float32)
+        known, matte = MEANS.of(self.planes[0]), EDGES.of(self.alpha)
+        if known and known.grid == self.grid:
+            means = [m[box] for m in known.means]
+        else:
+            means = [self.grid.means_in(box, p, *step) for p, step in zip(self.planes, self.steps, strict=True)]
+        if matte and matte.grid == self.grid:
+            share = matte.share[box]
+        else:
+            share = np.multiply(self.grid.means_in(box, self.alpha), np.float32(1 / 255), dtype=np.float32)
         found = []
         parts = colours([np.asarray(m, np.float32) for m in means], share, scratch)
         for part in parts:

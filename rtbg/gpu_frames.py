@@ -64,12 +64,13 @@ def open_frames(
         lent = Lent(engine, nearest_size(engine.spec.sizes, *info.shown_size))
         if reason := refusal(info, refinement, show=show, wrap=wrap, transparent=transparent):
             raise EngineError(reason)
+        device = lent.device
     except EngineError as exc:
         logger.info("frames are composited on the CPU: %s", exc)
         return None
     blur = background.strength if background.kind == "blur" else None
     try:
-        return GpuFrames(lent, engine.spec.sizes, info, refinement, device=lent.device, blur=blur, renewed=lent.renewed)
+        return GpuFrames(lent, engine.spec.sizes, info, refinement, device=device, blur=blur, renewed=lent.renewed)
     except RuntimeError as exc:
         raise _failed(exc) from exc
 

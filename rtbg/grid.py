@@ -17,11 +17,11 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from rtbg.frame import Array
+from rtbg.known import Known, halved
 
 # Cells on the longer side. More follow finer hair (240: Grad lower by 4 %), at twice the cost.
 CELLS = 160
 TILE = 12  # cells on a side
-BLOCK = 5  # cells on a side: with 160 of them, 16:9 pictures are whole blocks
 CHUNK = 1 << 16  # pixels
 
 
@@ -82,23 +82,30 @@ class Grid:
         flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
         return np.asarray(cv2.warpAffine(small, m, (columns, rows), flags=flags, borderMode=cv2.BORDER_REPLICATE))
 
-    def edge(self, alpha: Array) -> tuple[Array, tuple[slice, slice]]:
-        """(uint8 (rows, columns), nonzero in the cells in which a matte (uint8 (H, W)) is neither 0 everywhere nor 255
-        everywhere, counting what lies on their left, which chroma looks at; the pixels of whole cells outside which it
-        is 0)."""
+    def edge(self, alpha: Array) -> tuple[Array, Array]:
+        """(nonzero in the cells in which a matte (uint8 (H, W)) is neither 0 everywhere nor 255 everywhere, counting
+        the column on their left, which chroma looks at; nonzero in the other cells in which it is 255), uint8 (rows,
+        columns)."""
         s, (rows, columns) = self.scale, self.shape
-        below, right = rows * s - self.height, columns * s - self.width
-        if below or right:
-            alpha = cv2.copyMakeBorder(alpha, 0, below, 0, right, cv2.BORDER_REPLICATE)
+        edge, full = np.zeros((rows, columns), np.uint8), np.zeros((rows, columns), np.uint8)
+        x, y, w, h = cv2.boundingRect(alpha)
+        if not w:
+            return edge, full
+        # Whole cells around all that is not 0, and one more on both sides: neighbours across their border.
+        top, left = y // s, max(0, x // s - 1)
+        bottom, right = -(-(y + h) // s), min(columns, -(-(x + w) // s) + 1)
+        alpha = alpha[top * s : bottom * s, left * s : right * s]
+        high, wide = bottom - top, right - left
+        below, beside = high * s - alpha.shape[0], wide * s - alpha.shape[1]
+        if below or beside:
+            alpha = cv2.copyMakeBorder(alpha, 0, below, 0, beside, cv2.BORDER_REPLICATE)
         ends = []
         for end in (np.maximum, np.minimum):
-            high = end.reduce(alpha.reshape(rows, s, columns * s), axis=1)
-            ends.append(cv2.transpose(end.reduce(cv2.transpose(high).reshape(columns, s, rows), axis=1)))
-        most, least = ends
-        x, y, w, h = cv2.boundingRect(most)
-        left = np.ones((1, 2), np.uint8)
-        edge = cv2.min(cv2.dilate(most, left, anchor=(1, 0)), cv2.bitwise_not(cv2.erode(least, left, anchor=(1, 0))))
-        return edge, (slice(y * s, min((y + h) * s, self.height)), slice(x * s, min((x + w) * s, self.width)))
+            lines = end.reduce(alpha.reshape(high, s, wide * s), axis=1)
+            ends.append(cv2.transpose(end.reduce(cv2.transpose(lines).reshape(wide, s, high), axis=1)))
+        box = np.s_[top:bottom, left:right]
+        edge[box], full[box] = edge_of(*ends)
+        return edge, full
 
     def means_in(self, box: tuple[slice, slice], plane: Array, kx: int = 1, ky: int = 1) -> Array:
         """`means` or `chroma_means` of the cells in a box of them alone."""
@@ -174,107 +181,161 @@ class Scratch:
     def __init__(self) -> None:
         self._kept: dict[str, Array] = {}
 
-    def array(self, name: str, shape: tuple[int, ...]) -> Array:
-        """float32, contiguous, with whatever is in it: the memory kept under that name."""
+    def array(self, name: str, shape: tuple[int, ...], dtype: type = np.float32) -> Array:
+        """Contiguous, with whatever is in it: the memory kept under that name, which stands for one dtype."""
         size = math.prod(shape)
         kept = self._kept.get(name)
-        if kept is None or kept.size < size:
-            kept = self._kept[name] = np.empty(size, np.float32)
+        if kept is None or kept.size < size or kept.dtype != dtype:
+            kept = self._kept[name] = np.empty(size, dtype)
         return kept[:size].reshape(shape)
 
 
-class Blocks:
-    """The squares of `BLOCK` by `BLOCK` cells that hold a cell that is needed. Their parts of a plane lie side by side
-    in one array, (height, blocks * width), so that one call of OpenCV works on many: what a pixel costs is little, a
-    call is not. They come in `chunks` that stay in the processor's cache."""
+class Picked:
+    """Some cells of a grid. Their parts of a plane come as one array (height, width, cells): a step of a computation
+    is then one call for all of them, on whole rows of memory, and a pixel's neighbours are slices. What a pixel costs
+    is little, a call is not; and only what is needed is looked at."""
 
-    def __init__(self, grid: Grid, needed: Array) -> None:
-        """needed: uint8 (rows, columns)."""
-        rows, columns = grid.shape
-        self.grid = grid
-        high, wide = -(-rows // BLOCK), -(-columns // BLOCK)
-        if (high * BLOCK, wide * BLOCK) != needed.shape:
-            more = high * BLOCK - rows, wide * BLOCK - columns
-            needed = cv2.copyMakeBorder(needed, 0, more[0], 0, more[1], cv2.BORDER_CONSTANT, value=0)
-        marked = np.maximum.reduce(needed.reshape(high, BLOCK, wide * BLOCK), axis=1)
-        marked = np.maximum.reduce(marked.reshape(high, wide, BLOCK), axis=2)
-        x, y, w, h = cv2.boundingRect(marked)
-        self._left, self._top, self._shape = x, y, (h, w)
-        ys, xs = np.nonzero(marked[y : y + h, x : x + w])
-        step = max(1, CHUNK // (BLOCK * grid.scale) ** 2)
-        self.chunks = [Chunk(ys[k : k + step], xs[k : k + step]) for k in range(0, len(ys), step)]
+    def __init__(self, grid: Grid, ys: Array, xs: Array) -> None:
+        """ys, xs: their rows and columns, from the top down."""
+        self.grid, self.ys, self.xs = grid, ys, xs
 
-    def view(self, plane: Array, kx: int = 1, ky: int = 1, *, around: int = 0) -> Array:
-        """Of a plane subsampled by kx and ky, for `taken`: (height, rows, columns, width) of blocks, with `around`
-        samples of what is beside them on every side; beyond the frame's borders its last ones. The plane's own
-        memory, except where something is beyond."""
+    @classmethod
+    def where(cls, grid: Grid, needed: Array) -> Picked:
+        """Those that are not 0 in an array (rows, columns)."""
+        return cls(grid, *np.nonzero(needed))
+
+    def __len__(self) -> int:
+        return len(self.ys)
+
+    def those(self, which: Array | slice) -> Picked:
+        """Some of them: bool or a slice."""
+        return Picked(self.grid, self.ys[which], self.xs[which])
+
+    def chunks(self) -> list[Picked]:
+        """All of them, as many at a time as stay in the processor's cache."""
+        step = max(1, CHUNK // self.grid.scale**2)
+        return [self.those(slice(k, k + step)) for k in range(0, len(self), step)]
+
+    def rows(self, plane: Array, kx: int = 1, ky: int = 1, *, around: int = 0) -> Array:
+        """(cells, height, width), a new array: their parts of a plane subsampled by kx and ky, with `around` samples of
+        what is beside them on every side; beyond the frame's borders its last ones."""
+        view, inside = self._inside(plane, kx, ky, around)
+        first = 1 if around else 0
+        if inside.all():
+            return np.asarray(view[self.ys - first, self.xs - first])
         h, w = self._side(kx, ky)
-        rows, columns = self._shape
-        top, left = self._top * h - around, self._left * w - around
-        bottom, right = top + rows * h + 2 * around, left + columns * w + 2 * around
-        height, width = plane.shape
-        part = plane[max(0, top) : bottom, max(0, left) : right]
-        beyond = max(0, -top), max(0, bottom - height), max(0, -left), max(0, right - width)
-        if any(beyond):
-            part = cv2.copyMakeBorder(part, *beyond, cv2.BORDER_REPLICATE)  # type: ignore[call-overload]
-        down, on = part.strides
-        return as_strided(part, (h + 2 * around, rows, columns, w + 2 * around), (down, h * down, w * on, on))
+        out = np.empty((len(self), h + 2 * around, w + 2 * around), plane.dtype)
+        out[inside] = view[self.ys[inside] - first, self.xs[inside] - first]
+        beyond = ~inside
+        y = np.clip(self.ys[beyond, None] * h + np.arange(-around, h + around), 0, plane.shape[0] - 1)
+        x = np.clip(self.xs[beyond, None] * w + np.arange(-around, w + around), 0, plane.shape[1] - 1)
+        out[beyond] = plane[y[:, :, None], x[:, None, :]]
+        return out
 
-    def cells(self, values: Array) -> Array:
-        """The same of values of all cells, (rows, columns), with a cell more on each side: for `enlarged`."""
-        rows, columns = self._shape
-        high, wide = rows * BLOCK, columns * BLOCK
-        top, left = self._top * BLOCK, self._left * BLOCK
-        inner = values[max(0, top - 1) : top + high + 1, max(0, left - 1) : left + wide + 1]
-        before = int(top == 0), int(left == 0)
-        after = (high + 2 - before[0] - inner.shape[0], wide + 2 - before[1] - inner.shape[1])
-        if any(before) or any(after):
-            inner = cv2.copyMakeBorder(inner, before[0], after[0], before[1], after[1], cv2.BORDER_REPLICATE)
-        down, on = inner.strides
-        return as_strided(inner, (BLOCK + 2, rows, columns, BLOCK + 2), (down, BLOCK * down, BLOCK * on, on))
+    def parts(self, plane: Array, kx: int = 1, ky: int = 1, *, around: int = 0) -> Array:
+        """`rows`, as (height, width, cells)."""
+        return turned(self.rows(plane, kx, ky, around=around))
 
-    def put(self, chunk: Chunk, parts: Array, plane: Array, kx: int = 1, ky: int = 1) -> None:
-        """Writes (height, blocks * width) into a plane."""
+    def put(self, parts: Array, plane: Array, kx: int = 1, ky: int = 1) -> None:
+        """Writes what is (height, width, cells) into a plane."""
         h, w = self._side(kx, ky)
-        parts = parts.reshape(h, -1, w)
-        rows, columns = self._shape
-        top, left = self._top * h, self._left * w
-        if top + rows * h <= plane.shape[0] and left + columns * w <= plane.shape[1]:
-            part = plane[top:, left:]
-            down, on = part.strides
-            whole = as_strided(part, (h, rows, columns, w), (down, h * down, w * on, on))
-            whole[:, chunk.ys, chunk.xs] = parts
+        rows = np.asarray(cv2.transpose(parts.reshape(h * w, -1))).reshape(-1, h, w)
+        view, inside = self._inside(plane, kx, ky, 0)
+        if inside.all():
+            view[self.ys, self.xs] = rows
             return
-        for k, (y, x) in enumerate(zip(chunk.ys, chunk.xs, strict=True)):
-            place = plane[top + y * h : top + (y + 1) * h, left + x * w : left + (x + 1) * w]
-            place[...] = parts[: place.shape[0], k, : place.shape[1]]
+        view[self.ys[inside], self.xs[inside]] = rows[inside]
+        beyond = ~inside
+        y = np.broadcast_to((self.ys[beyond, None] * h + np.arange(h))[:, :, None], rows[beyond].shape)
+        x = np.broadcast_to((self.xs[beyond, None] * w + np.arange(w))[:, None, :], y.shape)
+        there = (y < plane.shape[0]) & (x < plane.shape[1])
+        plane[y[there], x[there]] = rows[beyond][there]
 
-    def enlarged(self, chunk: Chunk, cells: Array, out: tuple[Scratch, str], kx: int = 1, ky: int = 1) -> Array:
-        """(height, blocks * width), float32, in memory kept under a name: what `cells` gave, brought to the pixels of
-        the blocks bilinearly, as the enlargement of the whole would be there."""
-        n, count = BLOCK + 2, len(chunk.ys)
-        sy, sx = self.grid.scale // ky, self.grid.scale // kx
-        across = cells[:, chunk.ys, chunk.xs].reshape(n * count, n)
-        across = cv2.resize(across, (n * sx, n * count), interpolation=cv2.INTER_LINEAR)[:, sx:-sx]
-        across = np.ascontiguousarray(across).reshape(n, -1)
-        scratch, name = out
-        big = scratch.array(name, (n * sy, across.shape[1]))
-        return np.asarray(cv2.resize(across, big.shape[::-1], big, interpolation=cv2.INTER_LINEAR))[sy:-sy]
+    def fill(self, value: int, plane: Array) -> None:
+        """Writes one value into all their pixels."""
+        if len(self):
+            s = self.grid.scale
+            self.put(np.full((s, s, len(self)), value, plane.dtype), plane)
+
+    def around(self, values: Array) -> Array:
+        """(3, 3, cells): of values of all cells (rows, columns) those of each of these and of the eight around it; at
+        the frame's borders the last ones again."""
+        wide = cv2.copyMakeBorder(values, 1, 1, 1, 1, cv2.BORDER_REPLICATE)
+        stride = wide.shape[1]
+        at = np.arange(3)[:, None] * stride + np.arange(3)
+        return np.asarray(wide.reshape(-1).take(at[:, :, None] + (self.ys * stride + self.xs)))
+
+    def enlarged(self, nine: Array, out: Array, kx: int = 1, ky: int = 1) -> Array:
+        """`out`, float32 (height, width, cells), filled: what `around` gave, brought to the pixels bilinearly, as the
+        enlargement of the whole would be there."""
+        h, w = self._side(kx, ky)
+        across = np.empty((w, 3, len(self)), np.float32)
+        _between(nine.swapaxes(0, 1), w, across)
+        _between(across.swapaxes(0, 1), h, out)
+        return out
 
     def _side(self, kx: int, ky: int) -> tuple[int, int]:
-        return BLOCK * self.grid.scale // ky, BLOCK * self.grid.scale // kx
+        return self.grid.scale // ky, self.grid.scale // kx
+
+    def _inside(self, plane: Array, kx: int, ky: int, around: int) -> tuple[Array, Array]:
+        """(of a plane: (rows, columns, height, width) of all cells that lie in it with what is around them, its own
+        memory, from the second row and column on where something is around them; which of these cells that are)."""
+        (h, w), (height, width) = self._side(kx, ky), plane.shape
+        if not around:
+            rows, columns = height // h, width // w
+            whole = plane[: rows * h, : columns * w].reshape(rows, h, columns, w).transpose(0, 2, 1, 3)
+            return whole, (self.ys < rows) & (self.xs < columns)
+        rows, columns = max(0, (height - around) // h - 1), max(0, (width - around) // w - 1)
+        down, on = plane.strides
+        part = plane[max(0, h - around) :, max(0, w - around) :]
+        shape = rows, columns, h + 2 * around, w + 2 * around
+        inside = (self.ys > 0) & (self.ys <= rows) & (self.xs > 0) & (self.xs <= columns)
+        if not rows * columns or h < around or w < around:
+            return np.empty((0, 0, *shape[2:]), plane.dtype), np.zeros(len(self), bool)
+        return as_strided(part, shape, (h * down, w * on, down, on), writeable=False), inside
 
 
-class Chunk(NamedTuple):
-    """Some blocks: their rows and columns."""
+class Edges(NamedTuple):
+    """What a matte is like in the cells of a grid, each (rows, columns). edge and full: as `Grid.edge` gives them, but
+    for soft cells too many; share: float32, its mean in 0..1."""
 
-    ys: Array
-    xs: Array
+    grid: Grid
+    edge: Array
+    full: Array
+    share: Array
 
-    def taken(self, view: Array) -> Array:
-        """(height, blocks * width): a new array of their parts of what `Blocks.view` gave."""
-        part = view[:, self.ys, self.xs]
-        return part.reshape(len(part), -1)
+
+class Means(NamedTuple):
+    """The means of Y, U and V in the cells of a grid, as `Grid.means` gives them."""
+
+    grid: Grid
+    means: tuple[Array, ...]
+
+
+EDGES: Known[Edges] = Known()  # by matte
+MEANS: Known[Means] = Known()  # by luma plane
+
+
+def edge_of(most: Array, least: Array) -> tuple[Array, Array]:
+    """What `Grid.edge` gives, of the greatest and the least values of a matte in each cell."""
+    two = np.ones((1, 2), np.uint8)
+    edge = cv2.min(cv2.dilate(most, two, anchor=(1, 0)), cv2.bitwise_not(cv2.erode(least, two, anchor=(1, 0))))
+    return np.asarray(edge), np.where(edge == 0, most, np.uint8(0))
+
+
+def turned(rows: Array) -> Array:
+    """(cells, height, width) as a new (height, width, cells)."""
+    count, h, w = rows.shape
+    return np.asarray(cv2.transpose(rows.reshape(count, h * w))).reshape(h, w, count)
+
+
+def _between(three: Array, size: int, out: Array) -> None:
+    """Linear interpolation along the first axis, from the middles of three cells to the pixels of the second."""
+    at = ((np.arange(size, dtype=np.float32) + np.float32(0.5)) / np.float32(size) - np.float32(0.5))[:, None, None]
+    half = size // 2
+    for part, first, way in ((out[:half], 0, at[:half] + 1), (out[half:], 1, at[half:])):
+        np.multiply(three[first + 1] - three[first], way, out=part)
+        np.add(part, three[first], out=part)
 
 
 def _whole(plane: Array, s: int) -> Array:
@@ -283,7 +344,7 @@ def _whole(plane: Array, s: int) -> Array:
     while s % 2 == 0:
         if s == 2:  # OpenCV rounds halves up, each time
             plane = plane.astype(np.float32, copy=False)
-        plane = cv2.resize(plane, (plane.shape[1] // 2, plane.shape[0] // 2), interpolation=cv2.INTER_AREA)
+        plane = halved(plane)
         s //= 2
     if s == 1:
         return plane

@@ -10,6 +10,7 @@ FITS = ("cover", "contain", "stretch")
 SHOWS = ("composite", "matte", "foreground")
 CODECS = ("h264", "hevc", "av1", "vp9", "prores", "ffv1")
 ENGINES = ("auto", "tensorrt", "openvino", "onnxruntime", "torch")
+PRECISIONS = ("auto", "f32", "bf16", "f16", "int8")
 FAILURES = ("card", "freeze", "black")
 
 
@@ -22,7 +23,8 @@ class Options:
     smoothing: 0 to 1, how calm edges are in time; lookahead: frames of the future that help with it. edge: as `edge_of`
         takes it. light_wrap: 0 to 1, how much of the background's light falls on the person's edge.
     codec, crf, preset: None leaves the choice to the output's suffix.
-    threads: for the engine; None: what suits the machine.
+    precision: one of `PRECISIONS`, what the network computes in; "auto": see `engines.load`. threads: for the engine;
+        None: what suits the machine.
 
     Live only: size, WIDTHxHEIGHT, and fps that are asked of the camera (None: 1280x720, 30, a file's own); mirror;
     vcam, the virtual camera to send to (None: the one for it, "none": none); on_failure, one of `FAILURES`: what is
@@ -39,6 +41,7 @@ class Options:
     model: str = "balanced"
     engine: str = "auto"
     device: str = "auto"
+    precision: str = "auto"
     start: float = 0.0
     duration: float | None = None
     codec: str | None = None
@@ -61,6 +64,7 @@ class Options:
             ("--show", self.show, SHOWS),
             ("--codec", self.codec, (None, *CODECS)),
             ("--engine", self.engine, ENGINES),
+            ("--precision", self.precision, PRECISIONS),
             ("--on-failure", self.on_failure, FAILURES),
         ):
             if value not in known:

@@ -159,7 +159,9 @@ def steady(grey: Array) -> Array:
 def changes(picture: Array, reference: Array) -> Array:
     """float32: codes by which the pictures differ around each pixel, the noise taken off."""
     difference = np.asarray(cv2.blur(cv2.absdiff(picture, reference), (5, 5)))
-    noise = min(float(np.median(difference[::4, ::4])), NOISE)
+    some = difference[::4, ::4].flatten()
+    middle = [(len(some) - 1) // 2, len(some) // 2]  # np.median takes eight times as long
+    noise = min(float(np.partition(some, middle)[middle].mean()), NOISE)
     return np.asarray(difference - np.float32(2 * noise))
 
 

@@ -14,12 +14,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 
 from rtbg.frame import Array
-from rtbg.grid import CELLS, Blocks, Grid, Scratch, ramp
+from rtbg.grid import CELLS, EDGES, MEANS, Edges, Grid, Means, Picked, Scratch, edge_of, ramp, turned
 
 # Half the window of the fit, as a fraction of the longer side.
 RADIUS = 1 / 50
@@ -94,9 +95,9 @@ class Upsampler:
         luma = planes[0]
         height, width = luma.shape
         small = cv2.convertScaleAbs(matte, alpha=255)
-        alpha = np.asarray(cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR))
+        alpha = _enlarged(small, width, height)
         if self._guided and min(width, height) >= 16:
-            self._follow(matte, planes, alpha, self._since(seconds, alpha.shape))
+            self._follow(matte, small, planes, alpha, self._since(seconds, alpha.shape))
             self._given = alpha
         return alpha if self._edge.plain else shaped(alpha, self._edge)
 
@@ -109,8 +110,11 @@ class Upsampler:
             return None
         return elapsed
 
-    def _follow(self, matte: Array, planes: tuple[Array, ...], alpha: Array, elapsed: float | None) -> None:
-        """Adds to `alpha`, in the band, what the fit says more than the bilinear matte."""
+    def _follow(
+        self, matte: Array, small: Array, planes: tuple[Array, ...], alpha: Array, elapsed: float | None
+    ) -> None:
+        """Adds to `alpha`, in the band, what the fit says more than the bilinear matte; and tells of its cells. small:
+        the matte in codes of 255."""
         luma = planes[0]
         grid = Grid.over(luma.shape[1], luma.shape[0], CELLS, even=True)
         top = 255 if luma.dtype == np.uint8 else 1023
@@ -121,7 +125,9 @@ class Upsampler:
         band = cv2.threshold(spread, BAND[0], 1, cv2.THRESH_BINARY)[1].astype(np.uint8)
         x, y, w, h = cv2.boundingRect(band)
         cells = self._calmed(_cells(grid, planes, top), elapsed)  # also of a picture without an edge: it is the past
+        ends = _Ends(*_reached(small, grid), p.copy())
         if not w:
+            EDGES.tell(alpha, Edges(grid, *edge_of(ends.most, ends.least), ends.share))
             return
         # The fit looks two windows far, from the cells of the band; the rest of the grid is left out.
         reach = 2 * radius + 1
@@ -135,20 +141,38 @@ class Upsampler:
         cv2.multiply(slope, share, rise[box], CONTRAST * 255 / top)
         offset = cv2.addWeighted(offset, CONTRAST, inside, -1.0, 0.5 - CONTRAST / 2)
         cv2.multiply(offset, share, base[box], 255.0)
-        blocks = Blocks(grid, cv2.dilate(band, np.ones((3, 3), np.uint8)))
-        rises, bases = blocks.cells(rise), blocks.cells(base)
-        lumas, alphas = blocks.view(luma, around=2), blocks.view(alpha)
-        pasts = None if self._given is None else blocks.view(self._given)
-        for chunk in blocks.chunks:
-            more = blocks.enlarged(chunk, rises, (self._scratch, "rise"))
-            cv2.multiply(more, _calm(chunk.taken(lumas), len(chunk.ys)), more, dtype=cv2.CV_32F)
-            cv2.add(more, blocks.enlarged(chunk, bases, (self._scratch, "base")), more)
-            done = np.asarray(cv2.add(chunk.taken(alphas), more, dtype=cv2.CV_8U))
+        touched = Picked.where(grid, cv2.dilate(band, np.ones((3, 3), np.uint8)))
+        self._raise(alpha, luma, touched, touched.around(rise), touched.around(base), ends)
+        EDGES.tell(alpha, Edges(grid, *edge_of(ends.most, ends.least), ends.share))
+
+    def _raise(self, alpha: Array, luma: Array, cells: Picked, rises: Array, bases: Array, ends: _Ends) -> None:
+        """Adds rise * luma + base to `alpha` in these cells, all in which that is not 0, and notes what they then hold.
+        rises, bases: `Picked.around`."""
+        lumas, alphas = cells.rows(luma, around=2), cells.rows(alpha)
+        which = _unsure(cells, lumas, alphas, rises, bases, alpha, ends)
+        cells, rises, bases = cells.those(which), rises[:, :, which], bases[:, :, which]
+        if not len(cells):
+            return
+        lumas, alphas = lumas[which], alphas[which]
+        pasts = None if self._given is None else cells.rows(self._given)
+        made, side, done = np.empty_like(alphas), cells.grid.scale, 0
+        for chunk in cells.chunks():
+            these = slice(done, done + len(chunk))
+            done = these.stop
+            shape = side * side, len(chunk)
+            more, rest = (self._scratch.array(name, (side, side, len(chunk))) for name in ("rise", "base"))
+            chunk.enlarged(rises[:, :, these], more)
+            chunk.enlarged(bases[:, :, these], rest)
+            more *= _calm(turned(lumas[these]))
+            more += rest
+            new = np.asarray(cv2.add(turned(alphas[these]).reshape(shape), more.reshape(shape), dtype=cv2.CV_8U))
             if pasts is not None:
-                past = chunk.taken(pasts)
-                kept = cv2.min(cv2.inRange(cv2.absdiff(done, past), 1, LEAST), cv2.inRange(done, 1, 254))
-                cv2.copyTo(past, kept, done)
-            blocks.put(chunk, done, alpha)
+                past = turned(pasts[these]).reshape(shape)
+                kept = cv2.min(cv2.inRange(cv2.absdiff(new, past), 1, LEAST), cv2.inRange(new, 1, 254))
+                cv2.copyTo(past, kept, new)
+            made[these] = cv2.transpose(new).reshape(-1, side, side)
+            ends.note(chunk, np.minimum.reduce(new, axis=0), np.maximum.reduce(new, axis=0), new)
+        cells.put(turned(made), alpha)
 
     def _calmed(self, cells: list[Array], elapsed: float | None) -> list[Array]:
         """Y, U and V of the grid's cells, averaged over the time in which they have not changed."""
@@ -166,14 +190,104 @@ def _cells(grid: Grid, planes: tuple[Array, ...], top: int) -> list[Array]:
     luma, u, v = planes[:3]
     kx, ky = 1 if u.shape[1] == luma.shape[1] else 2, 1 if u.shape[0] == luma.shape[0] else 2
     cells = grid.means(luma), grid.chroma_means(u, kx, ky), grid.chroma_means(v, kx, ky)
+    MEANS.tell(luma, Means(grid, cells))
     return [np.multiply(c, np.float32(1 / top), dtype=np.float32) for c in cells]
 
 
-def _calm(parts: Array, blocks: int) -> Array:
-    """float32: of parts of a plane with 2 samples around, the parts alone, under a 5x5 Gaussian: a sensor's noise,
-    times the slope, would make the edge flicker, and so would rounding."""
-    calm = np.asarray(cv2.GaussianBlur(parts.astype(np.float32), (5, 5), 0))
-    return np.ascontiguousarray(calm.reshape(len(parts), blocks, -1)[2:-2, :, 2:-2]).reshape(len(parts) - 4, -1)
+class _Ends(NamedTuple):
+    """Of a matte, in each cell of the grid: the greatest value and the least (uint8), and the mean (float32, 0..1)."""
+
+    most: Array
+    least: Array
+    share: Array
+
+    def note(self, cells: Picked, least: Array | int, most: Array | int, values: Array | int) -> None:
+        """What these cells hold; values: (pixels, cells), or one for all."""
+        at = cells.ys, cells.xs
+        self.least[at], self.most[at] = least, most
+        total = values if isinstance(values, int) else np.add.reduce(values, axis=0, dtype=np.uint32) / len(values)
+        self.share[at] = total * np.float32(1 / 255)
+
+
+def _reached(small: Array, grid: Grid) -> tuple[Array, Array]:
+    """(the greatest, the least) values of a small picture (uint8) that its enlargement can have in each cell."""
+    found = []
+    for step in (cv2.dilate, cv2.erode):
+        near, where = small, []
+        for axis, (count, size) in enumerate(zip(grid.shape, (grid.height, grid.width), strict=True)):
+            half = grid.scale / 2 * small.shape[axis] / size
+            middle = (2 * np.arange(count) + 1) * half - 0.5
+            where.append(np.clip(np.rint(middle), 0, small.shape[axis] - 1).astype(np.intp))
+            side = 2 * math.ceil(half + 1) + 1
+            near = step(near, np.ones((side, 1) if axis == 0 else (1, side), np.uint8))
+        found.append(np.asarray(near)[where[0]][:, where[1]])
+    return found[0], found[1]
+
+
+def _enlarged(small: Array, width: int, height: int) -> Array:
+    """A new uint8 (height, width): a small matte enlarged bilinearly; only where it is not 0."""
+    h, w = small.shape
+    left, top, wide, high = cv2.boundingRect(small)
+    if not wide:
+        return np.zeros((height, width), np.uint8)
+    # One sample more on every side, and as far as samples and pixels begin together again.
+    (y0, y1, sy0, sy1), (x0, x1, sx0, sx1) = (
+        (max(0, a - 1) // n * n, min(-(-(a + size + 1) // n) * n, total), m, n)
+        for a, size, total, n, m in (
+            (top, high, h, h // math.gcd(h, height), height // math.gcd(h, height)),
+            (left, wide, w, w // math.gcd(w, width), width // math.gcd(w, width)),
+        )
+    )
+    ys, xs = slice(y0 // sy1 * sy0, y1 // sy1 * sy0), slice(x0 // sx1 * sx0, x1 // sx1 * sx0)
+    out = np.zeros((height, width), np.uint8)
+    size = xs.stop - xs.start, ys.stop - ys.start
+    cv2.resize(small[y0:y1, x0:x1], size, out[ys, xs], interpolation=cv2.INTER_LINEAR)
+    return out
+
+
+def _unsure(cells: Picked, lumas: Array, alphas: Array, rises: Array, bases: Array, alpha: Array, ends: _Ends) -> Array:
+    """bool: in which cells the luma decides what becomes of alpha. In the others it becomes 0 or 255 all over, whatever
+    they show, and is made so here.
+
+    lumas, alphas: what `Picked.rows` gave; rises, bases: `Picked.around`."""
+    dark, light = _range(lumas)
+    low, high = _range(alphas)
+    one, other = rises * dark, rises * light
+    # Between cells and between the darkest and the lightest pixel it is less than the most of all of these.
+    least = (np.minimum(one, other) + bases).min((0, 1)) + low
+    most = (np.maximum(one, other) + bases).max((0, 1)) + high
+    nothing, full = most < np.float32(0.49), least > np.float32(254.51)
+    for value, which, other_than in ((0, nothing, high > 0), (255, full, low < 255)):
+        ends.note(cells.those(which), value, value, value)
+        cells.those(which & other_than).fill(value, alpha)
+    return np.asarray(~(nothing | full))
+
+
+def _range(rows: Array) -> tuple[Array, Array]:
+    """The least and the greatest values of each cell, float32, of what `Picked.rows` gave."""
+    flat = cv2.transpose(rows.reshape(len(rows), -1))
+    least, most = np.minimum.reduce(flat, axis=0), np.maximum.reduce(flat, axis=0)
+    return least.astype(np.float32), most.astype(np.float32)
+
+
+def _calm(parts: Array) -> Array:
+    """float32 (h, w, cells): of parts of a plane (h + 4, w + 4, cells) with 2 samples around, the parts alone, under a
+    5x5 Gaussian: a sensor's noise, times the slope, would make the edge flicker, and so would rounding."""
+    across = _binomial(parts.astype(np.uint16).swapaxes(0, 1)).swapaxes(0, 1)
+    # The sums of both directions fit 16 bits where the samples have 8.
+    both = _binomial(across if parts.dtype == np.uint8 else across.astype(np.float32))
+    return np.multiply(both, np.float32(1 / 256), dtype=np.float32)
+
+
+def _binomial(parts: Array) -> Array:
+    """Sums with the weights 1, 4, 6, 4, 1 along the first axis, which is 4 shorter then."""
+    kind = parts.dtype.type
+    out = parts[1:-3] + parts[3:-1]
+    out *= kind(4)
+    out += parts[:-4]
+    out += parts[4:]
+    out += parts[2:-2] * kind(6)
+    return out
 
 
 def fit(guides: list[Array], p: Array, radius: int) -> tuple[Array, Array]:
@@ -183,11 +297,10 @@ def fit(guides: list[Array], p: Array, radius: int) -> tuple[Array, Array]:
     guides: Y, U and V in 0..1. The fit is to all three; what U and V say is in the offset, at the grid's resolution."""
     side = (2 * radius + 1, 2 * radius + 1)
     y, u, v = guides
-    times = cv2.multiply
-    my, mu, mv, mp = cv2.split(cv2.blur(cv2.merge([y, u, v, p]), side))
-    cy, cu, cv, yy = cv2.split(cv2.blur(cv2.merge([times(y, p), times(u, p), times(v, p), times(y, y)]), side))
-    yu, yv, uv, uu = cv2.split(cv2.blur(cv2.merge([times(y, u), times(y, v), times(u, v), times(u, u)]), side))
-    vv = cv2.blur(times(v, v), side)
+    times, blur = cv2.multiply, cv2.blur
+    my, mu, mv, mp = (blur(x, side) for x in (y, u, v, p))
+    cy, cu, cv, yy = (blur(times(x, z), side) for x, z in ((y, p), (u, p), (v, p), (y, y)))
+    yu, yv, uv, uu, vv = (blur(times(x, z), side) for x, z in ((y, u), (y, v), (u, v), (u, u), (v, v)))
     # Covariances with p, and the symmetric 3x3 matrix of those among the guides.
     cy, cu, cv = cy - my * mp, cu - mu * mp, cv - mv * mp
     yu, yv, uv = yu - my * mu, yv - my * mv, uv - mu * mv
@@ -201,7 +314,7 @@ def fit(guides: list[Array], p: Array, radius: int) -> tuple[Array, Array]:
     au = (k12 * cy + k22 * cu + k23 * cv) * scale
     av = (k13 * cy + k23 * cu + k33 * cv) * scale
     offset = mp - ay * my - au * mu - av * mv
-    ay, au, av, offset = cv2.split(cv2.blur(cv2.merge([ay, au, av, offset]), side))
+    ay, au, av, offset = (blur(x, side) for x in (ay, au, av, offset))
     return np.asarray(ay), np.asarray(offset + au * u + av * v)
 
 

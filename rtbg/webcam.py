@@ -95,7 +95,13 @@ def matting_factory(options: Options, info: StreamInfo) -> Callable[[], Matting]
     def open_matting() -> Matting:
         threads = options.threads or engine_threads()
         try:
-            engine = load(options.model, engine=options.engine, device=options.device, threads=threads)
+            engine = load(
+                options.model,
+                engine=options.engine,
+                device=options.device,
+                threads=threads,
+                precision=options.precision,
+            )
         except EngineError as exc:
             raise MattingError(str(exc)) from exc
         return Matting(engine, info, refinement)

@@ -1,15 +1,31 @@
-"""Fixtures for every test: none may leak a thread or log an error."""
+"""Fixtures for every test: none may leak a thread or log an error. And those that several files share."""
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import signal
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from gpu import MARKS, REQUIRED
+
+from engines.cuda import NoGpu
+from engines.plan_cache import PlanCache, user_cache
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """A test that needs a GPU skips without one, and fails instead where RTBG_REQUIRE_GPU=1 promises one."""
+    for mark in item.iter_markers():
+        if mark.name in MARKS and (missing := mark.kwargs["missing"]):
+            if REQUIRED:
+                pytest.fail(f"RTBG_REQUIRE_GPU=1, but: {missing}", pytrace=False)
+            pytest.skip(missing)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -27,14 +43,69 @@ def interruptible() -> None:
 
 @pytest.fixture(autouse=True)
 def clean_exit(request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """Fails a test that leaves one of our threads behind or logs an error (unless marked `logs_errors`)."""
+    """Fails a test that leaves one of our threads behind or logs an error (unless marked `logs_errors`).
+
+    What the engines compile that `rtbg.api` keeps for the next call is no leak, and ended here: on a machine with
+    TensorRT that is every test that has the program run by itself."""
     yield
+    if "rtbg-engine" in _ours():
+        from rtbg.api import close_engines
+
+        close_engines()
     deadline = time.monotonic() + 5
-    while (
-        left := [t.name for t in threading.enumerate() if t.name.startswith("rtbg-")]
-    ) and time.monotonic() < deadline:
+    while (left := _ours()) and time.monotonic() < deadline:
         time.sleep(0.02)
     assert not left, f"threads left behind: {left}"
     if "logs_errors" not in request.keywords:
         errors = [r.getMessage() for r in caplog.get_records("call") if r.levelno >= logging.ERROR]
         assert not errors, f"errors logged: {errors}"
+
+
+def _ours() -> list[str]:
+    return [t.name for t in threading.enumerate() if t.name.startswith("rtbg-")]
+
+
+# ---- for the tests of engines
+
+
+@pytest.fixture
+def cache_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The engines' cache of this test alone; not made yet."""
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("RTBG_CACHE_DIR", str(folder))
+    return folder
+
+
+@pytest.fixture
+def cache(cache_folder_of_its_own: Path) -> PlanCache:
+    """The compiled networks in it."""
+    found = user_cache()
+    assert found is not None
+    return found
+
+
+@pytest.fixture
+def network(tmp_path: Path) -> Path:
+    """A small network with a card."""
+    from networks import SIZES, make_network
+
+    path = make_network(tmp_path / "net.onnx")
+    path.with_suffix(".json").write_text(json.dumps({"name": "net", "sizes": SIZES}))
+    return path
+
+
+@pytest.fixture
+def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `engine="auto"` does where there is none, on machines with one too."""
+
+    def nothing() -> None:
+        raise NoGpu("the GPU is hidden from this test", driver=False)
+
+    monkeypatch.setattr("engines.worth_asking", lambda: False)
+    monkeypatch.setattr("engines.swap.probe", nothing)
+
+
+@pytest.fixture
+def cpu_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is done with frames on a GPU is done on torch's CPU."""
+    monkeypatch.setattr("engines.on_device.KINDS", {"cuda", "cpu"})

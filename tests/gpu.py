@@ -1,4 +1,5 @@
 """Which tests need a GPU or TensorRT. They skip without, and fail instead of skipping with RTBG_REQUIRE_GPU=1.
+docs/gpu-checks.md has the commands for a machine with one.
 
 And how far the GPU's pictures may be from the CPU's."""
 
@@ -59,10 +60,13 @@ def _torch_cuda() -> str:
 
 def _tensorrt() -> str:
     reason = _missing("tensorrt") and _missing("tensorrt_rtx")
-    return _cuda() or reason or _missing("cuda")
+    return _cuda() or reason or _missing("cuda", "onnx")
 
 
+# Kept by tests/conftest.py; pytest -m "torch_cuda and not tensorrt" chooses by them.
+MARKS = ("torch_cuda", "tensorrt")
+needs_torch_cuda = pytest.mark.torch_cuda(missing=_torch_cuda())
+needs_tensorrt = pytest.mark.tensorrt(missing=_tensorrt())
+# Compiling only, which needs no GPU.
 needs_rtx = pytest.mark.skipif(bool(_missing("tensorrt_rtx")), reason=_missing("tensorrt_rtx") or "installed")
-needs_torch_cuda = pytest.mark.skipif(bool(_torch_cuda()) and not REQUIRED, reason=_torch_cuda() or "here")
-needs_tensorrt = pytest.mark.skipif(bool(_tensorrt()) and not REQUIRED, reason=_tensorrt() or "here")
 without_gpu = pytest.mark.skipif(not _cuda(), reason="what is said where there is no GPU")

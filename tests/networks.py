@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,8 @@ from onnx import helper as oh
 from engines import EngineError
 
 ENGINES = ["openvino", "onnxruntime"]
+# What GPU tests compare with: machines that are lent for a while may be without OpenVINO.
+REFERENCE = "openvino" if importlib.util.find_spec("openvino") else "onnxruntime"
 SIZES = [(64, 48), (48, 64), (32, 32)]
 
 
@@ -173,3 +176,75 @@ def save(path: Path, nodes: list, inputs: list, outputs: list, values: dict[str,
     graph = oh.make_graph(nodes, "net", inputs, outputs, constants)
     onnx.save(oh.make_model(graph, opset_imports=[oh.make_opsetid("", 17)], ir_version=8), str(path))
     return path
+
+
+def run_onnx(model: onnx.ModelProto | bytes, frame: np.ndarray) -> np.ndarray:
+    """The first output of a graph of one input, by ONNX Runtime."""
+    import onnxruntime
+
+    data = model if isinstance(model, bytes) else model.SerializeToString()
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    return session.run(None, {session.get_inputs()[0].name: frame})[0]
+
+
+def quantised(path: Path) -> Path:
+    """`make_network` with INT8 weights and inputs of its convolutions, in Q/DQ nodes."""
+    f = TensorProto.FLOAT
+    rng = np.random.default_rng(0)
+    values = {"zero": np.int8(0), "scale": np.float32(1 / 127), "wide": np.float32(0.1), "one": np.float32(0.01)}
+    values |= {n: rng.integers(-60, 60, s).astype(np.int8) for n, s in (("w1", (8, 4, 3, 3)), ("w2", (1, 8, 3, 3)))}
+    nodes = []
+    for x, scale, weight, y in (("frame", "scale", "w1", "a"), ("b", "wide", "w2", "c")):
+        nodes += [
+            oh.make_node("QuantizeLinear", [x, scale, "zero"], [f"{x}q"]),
+            oh.make_node("DequantizeLinear", [f"{x}q", scale, "zero"], [f"{x}d"]),
+            oh.make_node("DequantizeLinear", [weight, "one", "zero"], [f"{weight}d"]),
+            oh.make_node("Conv", [f"{x}d", f"{weight}d"], [y], pads=[1] * 4),
+        ]
+        if y == "a":
+            nodes.append(oh.make_node("Relu", ["a"], ["b"]))
+    nodes.append(oh.make_node("Sigmoid", ["c"], ["alpha"]))
+    return save(
+        path,
+        nodes,
+        [oh.make_tensor_value_info("frame", f, [1, 4, "H", "W"])],
+        [oh.make_tensor_value_info("alpha", f, [1, 1, "H", "W"])],
+        values,
+    )
+
+
+def unsigned(tmp_path: Path) -> tuple[Path, Path]:
+    """(`make_network` as ONNX Runtime quantises it: unsigned activations, biases of 32 bits; the same in float)."""
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+
+    class Pictures(CalibrationDataReader):
+        rest = iter([{"frame": noise(SIZES[0], seed)} for seed in range(4)])
+
+        def get_next(self):
+            return next(self.rest, None)
+
+    f, rng = TensorProto.FLOAT, np.random.default_rng(5)
+    values = {"w1": rng.normal(size=(8, 4, 3, 3)) * 0.3, "b1": rng.normal(size=8)}
+    values |= {"w2": rng.normal(size=(1, 8, 3, 3)) * 0.1, "b2": rng.normal(size=1)}
+    nodes = [
+        oh.make_node("Conv", ["frame", "w1", "b1"], ["a"], pads=[1] * 4),
+        oh.make_node("Relu", ["a"], ["b"]),
+        oh.make_node("Conv", ["b", "w2", "b2"], ["c"], pads=[1] * 4),
+        oh.make_node("Sigmoid", ["c"], ["alpha"]),
+    ]
+    ends = [oh.make_tensor_value_info(n, f, [1, c, "H", "W"]) for n, c in (("frame", 4), ("alpha", 1))]
+    plain = save(
+        tmp_path / "plain.onnx", nodes, ends[:1], ends[1:], {n: v.astype(np.float32) for n, v in values.items()}
+    )
+    options = {"quant_format": QuantFormat.QDQ, "per_channel": True}
+    options |= {"activation_type": QuantType.QUInt8, "weight_type": QuantType.QInt8}
+    quantize_static(str(plain), str(tmp_path / "u.onnx"), Pictures(), op_types_to_quantize=["Conv"], **options)
+    return tmp_path / "u.onnx", plain
+
+
+def capabilities() -> list[str]:
+    """What OpenVINO computes in on this CPU."""
+    openvino = pytest.importorskip("openvino")
+    return list(openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))

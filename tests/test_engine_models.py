@@ -18,19 +18,7 @@ import engines.spec
 from engines import EngineError, available_models, load
 from engines.errors import short_reason
 
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch) -> Path:
-    folder = tmp_path / "cache"
-    monkeypatch.setenv("RTBG_CACHE_DIR", str(folder))
-    return folder
-
-
-@pytest.fixture
-def network(tmp_path) -> Path:
-    path = make_network(tmp_path / "net.onnx")
-    path.with_suffix(".json").write_text(json.dumps({"name": "net", "sizes": SIZES}))
-    return path
+pytestmark = pytest.mark.usefixtures("cache_folder_of_its_own", "no_gpu")
 
 
 @pytest.mark.parametrize("engine", [*ENGINES, "auto"])

@@ -20,11 +20,15 @@ def test_runs_anywhere(capsys):
     assert told["machine"]["device"] == "torch CPU f32"
     (result,) = told["results"]
     assert result["size"] == "320x180"
-    for key in ("network", "network_eager", "tensors_only", "frame_on_device", "end_to_end", "rvm_shape"):
+    parts = ("network", "tensors_only", "frame_on_device", "rvm_shape")
+    for key in (*parts, *(f"{part}_eager" for part in parts), "end_to_end"):
         assert result[f"{key}_ms"] > 0
         assert result[f"{key}_fps"] == pytest.approx(1000 / result[f"{key}_ms"], rel=0.01, abs=0.1)
         assert any(key in line for line in lines[:-1])
-    assert set(result["stages_ms"]) == set(gpu.STAGES.values())
+    assert set(result["stages_ms"]) == set(result["stages_fps"]) == set(gpu.STAGES.values())
+    for key, value in result["stages_ms"].items():
+        assert result["stages_fps"][key] == pytest.approx(1000 / value, rel=0.01)
+        assert any(key in line and line.endswith(" fps") for line in lines[:-1])
     assert "missing" in told["tensorrt"] or told["tensorrt"]["ms"] > 0
 
 

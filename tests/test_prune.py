@@ -42,7 +42,7 @@ def test_nothing_is_lost_where_nothing_is_taken() -> None:
 
 
 def test_idle_channels_are_the_ones_taken() -> None:
-    """All but as many channels of each block as will be left are silenced: the thin network does what the wide one does."""
+    """All but as many channels of each block as will be left are silenced: the thin one does what the wide one does."""
     net, thin = network(WIDE), LiteUNet(LiteConfig(widths=WIDE.widths, keep=THIN.keep))
     blocks = [b for b in net.encoder._blocks if isinstance(b, Inverted) and b.widens]
     left = [b._project_conv.in_channels for b in thin.encoder._blocks if isinstance(b, Inverted) and b.widens]

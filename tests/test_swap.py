@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -14,42 +13,32 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from apart import JOB, PYTHON, gone, pretend, until
 from gpu import needs_rtx, needs_tensorrt
-from networks import SIZES, expected, make_mattor, make_network, noise, one_line
+from networks import SIZES, expected, make_mattor, make_network, noise
 
-import engines
 import engines.swap
 import engines.tensorrt_engine as trt
-from engines import EngineError, available_models, build_all, load
-from engines.compile_job import COMMAND, compile_apart, make_job
+import rtbg
+from engines import EngineError, available_models, load
+from engines.compile_job import compile_apart
 from engines.cuda import Gpu
 from engines.onnxruntime_engine import OnnxRuntimeRunner
 from engines.openvino_engine import OpenVINORunner
-from engines.plan_cache import PlanCache, user_cache
 from engines.segmenter import probe_picture
 from engines.signature import adapt
 from engines.spec import find_model
 from engines.swap import Swapping
-from engines.tensorrt_engine import NO_GPU, Graphs, Target, import_flavour
+from engines.tensorrt_engine import Graphs
+from rtbg import api
 
 ROOT = Path(__file__).parent.parent
-SHAPES = {"frame": (1, 4, 48, 64)}
-JOB = {"path": [], "flavour": "tensorrt_rtx"}
+ADA = Gpu("NVIDIA GeForce RTX 4090", (8, 9), "13.0")
 
 
 @pytest.fixture
-def cache(tmp_path, monkeypatch) -> PlanCache:
-    monkeypatch.setenv("RTBG_CACHE_DIR", str(tmp_path / "cache"))
-    found = user_cache()
-    assert found is not None
-    return found
-
-
-@pytest.fixture
-def spec(tmp_path):
-    path = make_network(tmp_path / "net.onnx")
-    path.with_suffix(".json").write_text('{"sizes": [[64, 48], [48, 64], [32, 32]]}')
-    return find_model(path)
+def spec(network):
+    return find_model(network)
 
 
 def first(spec) -> OpenVINORunner:
@@ -60,100 +49,9 @@ def second(spec) -> Callable[..., OnnxRuntimeRunner]:
     return lambda _shapes, _cancelled: OnnxRuntimeRunner(spec, threads=1)
 
 
-def until(done: Callable[[], object], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not done() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert done()
-
-
 def settled(swapping: Swapping) -> None:
     """Waits until nothing more is being prepared."""
     until(lambda: not any(n._thread.is_alive() for n in swapping._next.values()))
-
-
-# ---- the process
-
-
-@needs_rtx
-def test_compiles_in_a_process_of_its_own(spec, cache):
-    graphs, target = Graphs(spec), Target(import_flavour("tensorrt_rtx"), "tensorrt_rtx", NO_GPU)
-    compile_apart(make_job(graphs, target, SHAPES, cache))
-    assert cache.load(graphs.key(target, SHAPES))
-
-
-@needs_rtx
-def test_what_it_cannot_compile_it_says(tmp_path, cache):
-    graphs = Graphs(find_model(make_network(tmp_path / "net.onnx", last="Sigmund")))
-    target = Target(import_flavour("tensorrt_rtx"), "tensorrt_rtx", NO_GPU)
-    with pytest.raises(EngineError, match=r"TensorRT-RTX cannot compile .*net\.onnx") as info:
-        compile_apart(make_job(graphs, target, SHAPES, cache))
-    one_line(info)
-
-
-PYTHON = (sys.executable, "-c")
-KILLED = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
-
-
-@pytest.mark.parametrize(
-    ("command", "says"),
-    [
-        pytest.param(
-            (*PYTHON, KILLED), "SIGKILL: out of memory", marks=pytest.mark.skipif(os.name != "posix", reason="signals")
-        ),
-        ((*PYTHON, "import os; os._exit(7)"), "ended with code 7"),
-        ((*PYTHON, "import sys; sys.exit('Segmentation fault')"), "Segmentation fault"),
-        ((*PYTHON, "print('[1, 2'); raise SystemExit(1)"), "code 1"),
-        ((*PYTHON, 'print(\'{"error": "out of memory"}\'); raise SystemExit(1)'), "out of memory"),
-        ((*PYTHON, "print('x' * 10**6); raise MemoryError"), "MemoryError"),
-        (("/nowhere/python",), "cannot be started"),
-    ],
-)
-def test_a_crash_there_is_an_error_here(command, says):
-    with pytest.raises(EngineError, match=says) as info:
-        compile_apart(JOB, command=command)
-    one_line(info)
-
-
-def test_a_slow_one_can_be_cancelled():
-    began = time.monotonic()
-    with pytest.raises(EngineError, match="cancelled"):
-        compile_apart(
-            JOB, cancelled=lambda: time.monotonic() > began + 0.3, command=(*PYTHON, "import time; time.sleep(600)")
-        )
-    assert time.monotonic() - began < 20
-
-
-def children(pid: int) -> list[int]:
-    return [int(c) for t in Path(f"/proc/{pid}/task").glob("*/children") for c in t.read_text().split()]
-
-
-def gone(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except OSError:
-        return True
-
-
-@needs_rtx
-@pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")
-def test_it_ends_with_its_parent_and_is_polite(spec, cache):
-    """The parent is killed outright; the compiler, which waits on a lock for ever, must not live on."""
-    graphs, target = Graphs(spec), Target(import_flavour("tensorrt_rtx"), "tensorrt_rtx", NO_GPU)
-    job = make_job(graphs, target, SHAPES, cache)
-    code = f"from engines.compile_job import compile_apart; compile_apart({job!r})"
-    with (
-        cache.locked(graphs.key(target, SHAPES)),
-        subprocess.Popen([sys.executable, "-c", code], cwd=ROOT) as parent,
-    ):
-        until(lambda: children(parent.pid))
-        (child,) = children(parent.pid)
-        until(lambda: os.getpriority(os.PRIO_PROCESS, child) >= 10)
-        until(lambda: "tensorrt_rtx" in Path(f"/proc/{child}/maps").read_text())
-        assert not gone(child)
-        parent.send_signal(signal.SIGKILL)
-        parent.wait(20)
-        until(lambda: gone(child), 20)
 
 
 # ---- the swap
@@ -389,17 +287,10 @@ while not (pid.exists() and pid.stat().st_size):
 # ---- by way of engines.load
 
 
-def pretend(monkeypatch, gpu: Gpu) -> None:
-    """As if a GPU were here, up to where it would have to run."""
-    target = Target(import_flavour("tensorrt_rtx"), "tensorrt_rtx", NO_GPU)
-    monkeypatch.setattr(engines.swap, "probe", lambda: gpu)
-    monkeypatch.setattr(trt, "find_target", lambda **_: target)
-
-
 @needs_rtx
 def test_auto_compiles_beside_the_next_best_engine(spec, cache, monkeypatch, caplog):
     """With everything real but the GPU: TensorRT compiles, does not run, and OpenVINO goes on."""
-    pretend(monkeypatch, Gpu("NVIDIA GeForce RTX 4090", (8, 9), "13.0"))
+    pretend(monkeypatch, ADA)
     with caplog.at_level(logging.INFO, "engines"):
         engine = load(spec.path, precision="f32", device="auto")
         frame = noise(SIZES[0])
@@ -417,7 +308,8 @@ def test_auto_says_as_information_why_there_is_no_tensorrt(spec, monkeypatch, ca
     def missing(**_):
         raise EngineError("TensorRT is not installed: pip install 'rtbg[rtx]'")
 
-    monkeypatch.setattr(engines.swap, "probe", lambda: Gpu("NVIDIA GeForce RTX 4090", (8, 9), "13.0"))
+    monkeypatch.setattr("engines.worth_asking", lambda: False)
+    monkeypatch.setattr(engines.swap, "probe", lambda: ADA)
     monkeypatch.setattr(trt, "find_target", missing)
     with caplog.at_level(logging.INFO, "engines"):
         engine = load(spec.path)
@@ -428,31 +320,38 @@ def test_auto_says_as_information_why_there_is_no_tensorrt(spec, monkeypatch, ca
 
 
 @needs_rtx
-def test_build_all(cache, monkeypatch):
-    pretend(monkeypatch, NO_GPU)
-    model = available_models()[0]
-    spec = find_model(model)
-    for _ in range(2):
-        told: list[tuple[int, int, str]] = []
-        count = build_all([model], progress=lambda *p, t=told: t.append(p))
-        assert count == len(spec.sizes) == len(list(cache.folder.glob("*.plan")))
-        assert [(done, whole) for done, whole, _ in told] == [(k, count) for k in range(count + 1)]
-        assert told[0][2] == "{} {}x{} f16".format(model, *spec.sizes[0])
-        assert told[-1][2] == ""
-    cancelled = {"calls": 0}
-    for plan in cache.folder.glob("*.plan"):
-        plan.unlink()
-    with pytest.raises(EngineError, match="cancelled"):
-        build_all([model], cancelled=lambda: cancelled.update(calls=1) or True)
+def test_nothing_is_compiled_that_could_not_run(spec, monkeypatch, caplog):
+    pretend(monkeypatch, ADA)
+    for name in [n for n in sys.modules if n.partition(".")[0] == "cuda"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "cuda", None)
+    with caplog.at_level(logging.INFO, "engines"):
+        engine = load(spec.path)
+    assert isinstance(engine._runner, OpenVINORunner)
+    assert "runs without TensorRT: cuda-bindings is not installed: pip install cuda-bindings" in caplog.text
+    engine.close()
 
 
-def test_build_all_says_what_is_missing(monkeypatch):
-    def missing(**_):
-        raise EngineError("TensorRT cannot run: this machine has no NVIDIA GPU")
+@needs_rtx
+def test_what_is_compiled_for_an_engine_that_is_kept_ends_with_it(spec, cache, monkeypatch):
+    """`rtbg.api` keeps engines for the next call: their compilation goes on, until they are closed."""
+    pretend(monkeypatch, ADA)
+    picture = np.zeros((48, 64, 3), np.uint8)
 
-    monkeypatch.setattr(trt, "find_target", missing)
-    with pytest.raises(EngineError, match="no NVIDIA GPU"):
-        build_all()
+    def compiling() -> bool:
+        return any(t.name == "rtbg-engine" for t in threading.enumerate())
+
+    with cache.locked(Graphs(spec).key(trt.find_target(), {"frame": (1, 4, 48, 64)})):  # so it has to wait
+        rtbg.matte(picture, model=str(spec.path))
+        (engine,) = [e for kept in api._idle.values() for e in kept if e.spec.path == spec.path]
+        assert compiling()
+        rtbg.matte(picture, model=str(spec.path))
+        assert compiling()
+        api.close_engines()
+        assert not compiling()
+    with pytest.raises(EngineError, match="closed"):
+        engine.infer({"frame": noise(SIZES[0])})
+    rtbg.matte(picture, model=str(spec.path), engine="openvino")
 
 
 @needs_tensorrt
@@ -469,8 +368,3 @@ def test_tensorrt_takes_over(model, cache):
     assert engine.name == "tensorrt"
     assert np.abs(after - alpha).mean() < 0.02
     engine.close()
-
-
-def test_the_command_is_isolated():
-    """Nothing in the working directory or the environment changes what is imported there."""
-    assert COMMAND[:2] == (sys.executable, "-I")

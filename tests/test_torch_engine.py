@@ -10,7 +10,7 @@ import numpy as np
 import onnxruntime
 import pytest
 from gpu import needs_torch_cuda, torch_or_skip
-from networks import SIZES, expected, make_mattor, make_network, make_segmenter, noise, one_line, save
+from networks import REFERENCE, SIZES, expected, make_mattor, make_network, make_segmenter, noise, one_line, save
 from onnx import TensorProto, numpy_helper
 from onnx import helper as oh
 
@@ -22,14 +22,6 @@ torch = torch_or_skip()
 
 import engines.torch_engine as te  # noqa: E402
 from engines.torch_engine import TorchRunner  # noqa: E402
-
-
-@pytest.fixture
-def network(tmp_path) -> Path:
-    path = make_network(tmp_path / "net.onnx")
-    path.with_suffix(".json").write_text('{"sizes": [[64, 48], [48, 64], [32, 32]]}')
-    return path
-
 
 # ---- the contract
 
@@ -339,7 +331,7 @@ def test_recurrent_mattors_are_refused_by_name(tmp_path):
 @needs_torch_cuda
 @pytest.mark.parametrize("model", available_models())
 def test_cuda_agrees_with_openvino(model):
-    first, second = load(model, engine="openvino", precision="f32"), load(model, engine="torch", device="cuda")
+    first, second = load(model, engine=REFERENCE, precision="f32"), load(model, engine="torch", device="cuda")
     assert second.device.startswith("torch CUDA ")
     assert second.device.endswith(" f16")
     for width, height in first.spec.sizes:

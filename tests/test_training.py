@@ -113,6 +113,15 @@ def test_average_of_checkpoints(data: Path, tmp_path: Path, capsys: pytest.Captu
         save_best(tmp_path / name, networks[name], config, how, {"epoch": seed, "iou": -1.0})
     paths = {name: str(tmp_path / name / "best.pt") for name in networks}
     arguments = ["--data", str(data), "--out", str(tmp_path / "mean")]
+    with pytest.raises(SystemExit, match=r"^training\.average: a contrast is for"):
+        average.main([paths["first"], "--contrast", "2", "-1", *arguments])
+    average.main([paths["other"], "--contrast", "2", "-1", "--data", str(data), "--out", str(tmp_path / "sharp")])
+    sharp, config = load_checkpoint(tmp_path / "sharp" / "best.pt")
+    assert config.model == LiteConfig(levels=4, contrast=(2.0, -1.0))
+    plain, picture = load_checkpoint(Path(paths["other"]))[0], torch.rand(1, 4, 64, 64)
+    with torch.inference_mode():
+        expected = torch.sigmoid(2 * torch.logit(plain(picture).double()) - 1)
+        torch.testing.assert_close(sharp(picture).double(), expected, rtol=0, atol=1e-4)
     average.main([paths["first"], paths["second"], *arguments])
     weights = load_checkpoint(tmp_path / "mean" / "best.pt")[0].state_dict()
     one, two = (networks[name].state_dict() for name in ("first", "second"))
@@ -143,9 +152,14 @@ def test_published_weights_fit_and_carry_over(data: Path, tmp_path: Path) -> Non
     fresh = LiteUNet(LiteConfig())
     fresh.begin()
     large, small = (load_checkpoint(tmp_path / name / "best.pt")[0].state_dict() for name in ("balanced", "fast"))
-    name = "encoder._blocks.5._project_conv.weight"
-    for weights in (large, small):
+    narrowed = "encoder._blocks.5._project_conv.weight"
+    for weights, name in (
+        (large, narrowed),
+        (large, "encoder._conv_stem.weight"),
+        (small, "encoder._conv_stem.weight"),
+    ):
         assert torch.allclose(weights[name], fresh.state_dict()[name], atol=1e-3), "the published filters"
+    assert small[narrowed].shape[1] < large[narrowed].shape[1], "made thinner by training.prune first"
 
 
 @pytest.mark.parametrize("kernel,stride", [(3, 1), (3, 2), (5, 1), (5, 2)])

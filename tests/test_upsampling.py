@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from rtbg.grid import Blocks, Grid, Scratch
+from rtbg.grid import EDGES, MEANS, Grid, Picked
 from rtbg.upsampling import LEAST, Edge, Upsampler, shaped
 
 SMALL = (176, 320)
@@ -277,33 +277,35 @@ def test_a_moving_edge_leaves_nothing_behind() -> None:
 
 @pytest.mark.parametrize("size", [(1280, 720), (1001, 563), (70, 46), (24, 12)], ids=str)
 @pytest.mark.parametrize("chroma", [(1, 1), (2, 1), (2, 2)], ids=str)
-def test_blocks(size: tuple[int, int], chroma: tuple[int, int]) -> None:
-    """What is taken out and put back is the plane; enlarging in blocks is enlarging the whole; borders go on."""
+def test_picked_cells(size: tuple[int, int], chroma: tuple[int, int]) -> None:
+    """What is taken out and put back is the plane; enlarging in cells is enlarging the whole; borders go on."""
     (w, h), (kx, ky) = size, chroma
     rng = np.random.default_rng(4)
     grid = Grid.over(w, h, 40, even=True)
     needed = (rng.random(grid.shape) < 0.1).astype(np.uint8)
-    needed[-1, -1] = 1
+    needed[-1, -1] = needed[0, 0] = 1
     plane = rng.integers(0, 256, (-(-h // ky), -(-w // kx)), np.uint8)
     cells = rng.random(grid.shape, np.float32)
     sy, sx = grid.scale // ky, grid.scale // kx
     whole = cv2.resize(cells, (grid.shape[1] * sx, grid.shape[0] * sy), interpolation=cv2.INTER_LINEAR)
-    blocks = Blocks(grid, needed)
-    view, around, values = blocks.view(plane, kx, ky), blocks.view(plane, kx, ky, around=2), blocks.cells(cells)
+    more = grid.shape[0] * sy - plane.shape[0] + 2, grid.shape[1] * sx - plane.shape[1] + 2
+    wide = np.pad(plane, ((2, more[0]), (2, more[1])), mode="edge")
     out, big = np.zeros_like(plane), np.full(plane.shape, np.nan, np.float32)
-    for chunk in blocks.chunks:
-        part, more = chunk.taken(view), chunk.taken(around)
-        inner = more.reshape(len(more), len(chunk.ys), -1)[2:-2, :, 2:-2]
-        np.testing.assert_array_equal(inner.reshape(part.shape), part)
-        blocks.put(chunk, part, out, kx, ky)
-        blocks.put(chunk, blocks.enlarged(chunk, values, (Scratch(), "big"), kx, ky), big, kx, ky)
-    done = ~np.isnan(big)
-    for y, x in zip(*np.nonzero(needed), strict=True):
-        assert done[y * sy : (y + 1) * sy, x * sx : (x + 1) * sx].all()
-    np.testing.assert_array_equal(out[done], plane[done])
-    assert not out[~done].any()
+    picked = Picked.where(grid, needed)
+    assert len(picked) == np.count_nonzero(needed) == sum(map(len, picked.chunks()))
+    for chunk in picked.chunks():
+        part, around = chunk.parts(plane, kx, ky), chunk.parts(plane, kx, ky, around=2)
+        np.testing.assert_array_equal(around[2:-2, 2:-2], part)
+        for k, (y, x) in enumerate(zip(chunk.ys, chunk.xs, strict=True)):
+            window = wide[y * sy : (y + 1) * sy + 4, x * sx : (x + 1) * sx + 4]
+            np.testing.assert_array_equal(around[:, :, k], window)
+        chunk.put(part, out, kx, ky)
+        chunk.put(chunk.enlarged(chunk.around(cells), np.empty(part.shape, np.float32), kx, ky), big, kx, ky)
+    done = np.repeat(np.repeat(needed > 0, sy, 0), sx, 1)[: plane.shape[0], : plane.shape[1]]
+    np.testing.assert_array_equal(~np.isnan(big), done)
+    np.testing.assert_array_equal(out, np.where(done, plane, 0))
     np.testing.assert_allclose(big[done], whole[: plane.shape[0], : plane.shape[1]][done], atol=1e-5)
-    assert blocks.chunks and not Blocks(grid, np.zeros_like(needed)).chunks
+    assert not Picked.where(grid, np.zeros_like(needed)).chunks()
 
 
 def test_edge_cells() -> None:
@@ -314,16 +316,41 @@ def test_edge_cells() -> None:
         cv2.circle(alpha, (150, 90), 60, 255, -1)
         alpha[rng.integers(0, size[1], 9), rng.integers(0, size[0], 9)] = rng.integers(1, 255, 9)
         grid = Grid(*size, 4)
-        edge, box = grid.edge(alpha)
+        edge, full = grid.edge(alpha)
         counts = cv2.resize(edge, None, fx=4, fy=4, interpolation=cv2.INTER_NEAREST)[: size[1], : size[0]] > 0
         assert counts[(alpha > 0) & (alpha < 255)].all()
         assert counts[:, 1:][alpha[:, 1:] != alpha[:, :-1]].all()
         assert counts.mean() < 0.25
-        outside = np.ones(alpha.shape, bool)
-        outside[box] = False
-        assert not alpha[outside].any()
+        opaque = cv2.resize(full, None, fx=4, fy=4, interpolation=cv2.INTER_NEAREST)[: size[1], : size[0]] > 0
+        np.testing.assert_array_equal(alpha[~counts], np.where(opaque, 255, 0)[~counts])
+        assert not (opaque & counts).any() and opaque.any()
     for level in (0, 255):
-        assert not Grid(320, 180, 4).edge(np.full((180, 320), level, np.uint8))[0].any()
+        edge, full = Grid(320, 180, 4).edge(np.full((180, 320), level, np.uint8))
+        assert not edge.any() and (full == level).all()
+
+
+@pytest.mark.parametrize("level", [None, 0.0, 0.4, 1.0], ids=str)
+@pytest.mark.parametrize("size", [(1280, 720), (853, 480), (333, 251)], ids=str)
+def test_what_is_told_of_the_matte_and_the_picture_is_so(size: tuple[int, int], level: float | None) -> None:
+    """Later steps rely on it instead of reading both again."""
+    true, planes = hairy(*size)
+    up = Upsampler()
+    for k in range(3):
+        matte = small_of(np.roll(true, 9 * k, axis=1)) if level is None else np.full(SMALL, level, np.float32)
+        alpha = up(matte, tuple(np.roll(p, 9 * k, axis=1) for p in planes), k / 30)
+    known = EDGES.of(alpha)
+    assert known is not None
+    edge, full = known.grid.edge(alpha)
+    assert (known.edge[edge > 0] > 0).all(), "no cell of the edge is left out"
+    assert (full[known.full > 0] == 255).all() and not (known.full[known.edge > 0]).any()
+    assert (known.edge > 0).mean() <= (edge > 0).mean() + 0.01, "and few are that are none"
+    assert np.abs(known.share - known.grid.means(alpha).astype(np.float32) / 255)[:-1, :-1].max() < 0.03
+    again = Upsampler()
+    again(matte, planes)
+    told = MEANS.of(planes[0])
+    assert told is not None
+    for mean, plane, k in zip(told.means, planes, (1, 2, 2), strict=True):
+        np.testing.assert_array_equal(mean, told.grid.means(plane) if k == 1 else told.grid.chroma_means(plane, k, k))
 
 
 def test_the_least_changes_are_not_followed() -> None:

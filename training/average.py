@@ -1,10 +1,11 @@
 """The mean of several checkpoints of one network: weights of one run, or of runs that began with one another.
 
-    python -m training.average --data PATH --out runs/NAME runs/A/best.pt runs/B/best.pt ...
+    python -m training.average --data PATH --out runs/NAME [--contrast F O] runs/A/best.pt runs/B/best.pt ...
 
 Where the loss is flat between them, the mean is better than each (Izmailov et al. 2018, Wortsman et al. 2022). Norm
 statistics are averaged as weights are. Leaves `best.pt` with `best.json`, as a run of `training.train` does; its
-commands are those of the last one named, its figures are measured on the mean.
+commands are those of the last one named, its figures are measured on the mean. --contrast gives the network, one
+checkpoint's too, another `LiteConfig.contrast`.
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from training.evaluate import evaluate, load_validation, summarize
+from training.lite import LiteConfig, LiteUNet
 from training.train import load_checkpoint, save_best
 
 
@@ -37,6 +40,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("checkpoints", type=Path, nargs="+")
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--contrast", type=float, nargs=2, metavar=("F", "O"), help="factor and offset of the logits")
     args = parser.parse_args(argv)
     found = [load_checkpoint(path) for path in args.checkpoints]
     model, config = found[-1]
@@ -44,9 +48,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         model.load_state_dict(mean([m.state_dict() for m, _ in found]))
     except ValueError as exc:
         raise SystemExit(f"training.average: {exc}") from exc
+    if args.contrast:
+        if not isinstance(config.model, LiteConfig) or not isinstance(model, LiteUNet):
+            raise SystemExit("training.average: a contrast is for networks with EfficientNet-Lite's encoder only")
+        factor, offset = args.contrast
+        model.config = replace(config.model, contrast=(factor, offset))
+        config = replace(config, model=model.config)
     last = json.loads(args.checkpoints[-1].with_suffix(".json").read_text())
     figures = last["figures"] | summarize(evaluate(model, load_validation(args.data), config.sizes))
-    step = f"python -m training.average --data PATH --out runs/NAME {'EARLIER ' * (len(found) - 1)}LAST"
+    contrast = f"--contrast {args.contrast[0]:g} {args.contrast[1]:g} " if args.contrast else ""
+    step = f"python -m training.average --data PATH --out runs/NAME {contrast}{'EARLIER ' * (len(found) - 1)}LAST"
     args.out.mkdir(parents=True, exist_ok=True)
     save_best(args.out, model, config, {"commands": [*last["commands"], step], "device": last["device"]}, figures)
     print(json.dumps(figures))

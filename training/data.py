@@ -9,7 +9,8 @@ What a sample is, by share:
   shows several people and has no hard cut;
 - one to three people cut out and composited, with soft edges and a colour pulled towards the scene, over
   another background;
-- a background with nobody in it.
+- a background with nobody in it;
+and in some, something that is not a person stands behind the people.
 """
 
 from __future__ import annotations
@@ -43,11 +44,13 @@ NOISE = (np.random.default_rng(7).standard_normal(2_000_000, dtype=np.float32) *
 @dataclass(frozen=True)
 class Picture:
     """One photograph: `levels[0]` is uint8 (H, W, 4) RGB and alpha, `levels[1]` the same at half size;
-    `cut` says where the frame cuts the person off: left, top, right, bottom."""
+    `cut` says where the frame cuts the person off: left, top, right, bottom; `soft` whether alpha is a matte
+    (true or refined) and not a mask."""
 
     name: str
     levels: tuple[U8, U8]
     cut: tuple[bool, bool, bool, bool]
+    soft: bool = False
 
 
 def read_rgba(image: Path, mask: Path | None) -> U8:
@@ -70,7 +73,7 @@ def pairs(folder: Path) -> list[tuple[Path, Path]]:
     return [(p, folder / "masks" / f"{p.stem}.png") for p in sorted((folder / "images").glob("*.webp"))]
 
 
-def _picture(name: str, rgba: U8, long_side: int = 352) -> Picture:
+def _picture(name: str, rgba: U8, soft: bool = False, long_side: int = 352) -> Picture:
     h, w = rgba.shape[:2]
     if max(h, w) > long_side:
         k = long_side / max(h, w)
@@ -79,14 +82,22 @@ def _picture(name: str, rgba: U8, long_side: int = 352) -> Picture:
     half = cv2.resize(rgba, (max(1, w // 2), max(1, h // 2)), interpolation=cv2.INTER_AREA)
     alpha = rgba[..., 3] > 127
     left, top, right, bottom = (bool(e.mean() > 0.02) for e in (alpha[:, 0], alpha[0], alpha[:, -1], alpha[-1]))
-    return Picture(name, (rgba, np.asarray(half, dtype=np.uint8)), (left, top, right, bottom))
+    return Picture(name, (rgba, np.asarray(half, dtype=np.uint8)), (left, top, right, bottom), soft)
 
 
-def load_people(data: Path) -> list[Picture]:
-    """Every training picture with a person, decoded."""
+def load_people(data: Path, masks: Path | None = None) -> list[Picture]:
+    """Every training picture with a person, decoded; mattes of `masks` (what `training.refine` writes) in place of
+    the masks of the same name. ValueError where `masks` holds none."""
     found = pairs(data / "person" / "train") + pairs(data / "alpha" / "train")
     keep = [(i, m) for i, m in found if GROUP_WEIGHT.get(i.stem[:3], 1.0) > 0]
-    return [_picture(i.stem, read_rgba(i, m)) for i, m in keep]
+    mattes = {p.stem: p for p in masks.glob("*.png")} if masks else {}
+    if masks and not mattes.keys() & {i.stem for i, _ in keep}:
+        raise ValueError(f"no mattes of these pictures in {masks}")
+    true = data / "alpha" / "train" / "masks"
+    return [
+        _picture(i.stem, read_rgba(i, mattes.get(i.stem, m)), soft=i.stem in mattes or m.parent == true)
+        for i, m in keep
+    ]
 
 
 def load_backgrounds(data: Path) -> list[Picture]:
@@ -101,11 +112,12 @@ class Augment:
 
     composite: float = 0.4
     empty: float = 0.05
+    behind: float = 0.3
     zoom: tuple[float, float] = (0.55, 1.7)
     stretch: float = 0.15
     turn: float = 10.0
-    past_none: float = 0.45
-    past_wrong: float = 0.08
+    past_none: float = 0.4
+    past_wrong: float = 0.2
 
 
 class SampleMaker:
@@ -138,6 +150,8 @@ class SampleMaker:
             rgb, alpha = self._composite(rng, width, height)
         else:
             rgb, alpha = split(self._warp(rng, self._person(rng), width, height, cv2.BORDER_REFLECT_101))
+        if rng.random() < a.behind:
+            rgb = self._behind(rng, rgb, alpha)
         return degrade(rng, rgb), alpha
 
     def _person(self, rng: np.random.Generator) -> Picture:
@@ -181,8 +195,9 @@ class SampleMaker:
         rgb, _ = split(self._warp(rng, self._scene(rng), width, height, cv2.BORDER_REFLECT_101))
         seen = np.zeros((height, width), np.float32)
         for _ in range(int(rng.choice((1, 1, 1, 2, 3)))):
-            colour, mask = split(self._warp(rng, self._person(rng), width, height, cv2.BORDER_CONSTANT))
-            alpha = soften(rng, mask)
+            person = self._person(rng)
+            colour, mask = split(self._warp(rng, person, width, height, cv2.BORDER_CONSTANT))
+            alpha = soften(rng, mask, person.soft)
             if alpha.max() < 0.5:
                 continue
             mean_person = np.array(cv2.mean(colour, mask=mask)[:3])
@@ -193,6 +208,32 @@ class SampleMaker:
             rgb = np.asarray(cv2.blendLinear(colour, rgb, alpha, 1 - alpha), dtype=np.uint8)
             seen = 1 - (1 - seen) * (1 - alpha)
         return rgb, (seen * 255).round().astype(np.uint8)
+
+    def _behind(self, rng: np.random.Generator, rgb: U8, alpha: U8) -> U8:
+        """The picture with something behind the people, at their place and of their size: of one colour or of any
+        texture, as a chair's back, a car seat, a cushion or a coat on the wall might be."""
+        height, width = alpha.shape
+        x, y, w, h = cv2.boundingRect((alpha > 127).astype(np.uint8))
+        if w == 0:
+            x, y, w, h = 0, 0, width, height
+        half = 0.5 * w * np.exp(rng.uniform(math.log(0.4), math.log(1.5), 2)) * np.array([1.0, 1.3])
+        centre = np.array([x + w * rng.uniform(0.1, 0.9), y + h * rng.uniform(-0.1, 0.5) + half[1]])
+        t = np.linspace(0, 2 * math.pi, 48, endpoint=False)
+        ray = np.stack((np.cos(t), np.sin(t)))
+        outline = np.sign(ray) * np.abs(ray) ** rng.uniform(0.25, 1.0)  # from nearly a box to an ellipse
+        c, s = math.cos(turn := rng.normal(0, 0.12)), math.sin(turn)
+        outline = (np.array([[c, -s], [s, c]]) @ (outline * half[:, None])).T + centre
+        shape = cv2.fillPoly(np.zeros_like(alpha), [outline.round().astype(np.int32)], 255)
+        shape = cv2.GaussianBlur(shape, (0, 0), rng.uniform(0.5, 1.5))
+        shape = cv2.multiply(shape, cv2.bitwise_not(alpha), scale=1 / 255)
+        if rng.random() < 0.5:
+            thing, _ = split(self._warp(rng, self._scene(rng), width, height, cv2.BORDER_REFLECT_101))
+        else:
+            tone = rng.uniform(0, 255, 3) * rng.uniform(0.1, 1) * 0.3 + rng.uniform(0, 1) ** 2 * 178
+            light = np.linspace(rng.uniform(0.7, 1.3), rng.uniform(0.7, 1.3), height)[:, None, None]
+            thing = np.broadcast_to(np.minimum(tone * light, 255), rgb.shape).astype(np.uint8)
+        weight = shape.astype(np.float32) / 255
+        return np.asarray(cv2.blendLinear(thing, rgb, weight, 1 - weight), dtype=np.uint8)
 
     def _past(self, rng: np.random.Generator, truth: U8, other: U8) -> U8:
         """A matte as the network might have left it one frame ago: none, another scene's, or the truth
@@ -240,12 +281,17 @@ def keep_outside(frame: float, extent: float, centre: float, cut: tuple[bool, bo
     return growth, centre
 
 
-def soften(rng: np.random.Generator, mask: U8) -> npt.NDArray[np.float32]:
+def soften(rng: np.random.Generator, mask: U8, soft: bool = False) -> npt.NDArray[np.float32]:
     """A soft matte, float32 (H, W) 0..1, from a mask that may be binary; its edge drawn in a little, so that
-    the cut-out does not carry a rim of its old background."""
+    the cut-out does not carry a rim of its old background. What is a matte already (`soft`) is not blurred, which
+    would only spoil its edge, and drawn in by half as much at most: its half-covered pixels carry the old
+    background too, but it does not lie outside the person as masks do."""
     sigma = rng.uniform(0.5, 1.3)
-    soft = cv2.GaussianBlur(mask, (0, 0), sigma).astype(np.float32) / 255
-    return np.clip((soft - rng.uniform(0.0, 0.15)) / 0.85, 0, 1)
+    draw = rng.uniform(0.0, 0.15)
+    if soft:
+        return np.clip((mask.astype(np.float32) / 255 - draw / 2) / 0.925, 0, 1)
+    blurred = cv2.GaussianBlur(mask, (0, 0), sigma).astype(np.float32) / 255
+    return np.clip((blurred - draw) / 0.85, 0, 1)
 
 
 def degrade(rng: np.random.Generator, rgb: U8) -> U8:

@@ -202,10 +202,11 @@ class LiteUNet(nn.Module):
         y = self.up4(self.gate(x5[0]), x4) if x5 else self.gate(x4)
         y = self.up1(self.up2(self.up3(y, x3), x2), x1)
         logits: Tensor = self.head(y)
-        if self.training:
-            return self.shuffle(logits)
-        factor, offset = self.config.contrast
-        return torch.sigmoid(self.shuffle(logits * factor + offset))
+        if not self.training:
+            factor, offset = self.config.contrast
+            logits = logits * factor + offset
+        out: Tensor = self.shuffle(logits)
+        return out if self.training else torch.sigmoid(out)
 
     def begin(self) -> None:
         """Loads the encoder's published weights. Raises ImportError, with the command, without the package."""

@@ -68,40 +68,55 @@ def take(source: nn.Module, target: nn.Module, kept: Tensor) -> None:
         mine[name].copy_(value[kept] if value.dim() else value)
 
 
+def steps_of(network: LiteUNet) -> tuple[list[Inverted], list[Up], list[nn.Conv2d]]:
+    """The encoder's blocks that widen, the decoder's steps from the deepest on, and what follows each of those."""
+    blocks = [b for b in network.encoder._blocks if isinstance(b, Inverted) and b.widens]
+    ups = [u for n in ("up4", "up3", "up2", "up1") if isinstance(u := getattr(network, n, None), Up)]
+    return blocks, ups, [*(first(u.deep) for u in ups[1:]), network.head]
+
+
+def first(part: nn.Module) -> nn.Conv2d:
+    """The convolution of one with its norm."""
+    (conv,) = [m for m in part.children() if isinstance(m, nn.Conv2d)]
+    return conv
+
+
+def norm_of(part: nn.Module) -> nn.BatchNorm2d:
+    """The norm of a convolution with its norm."""
+    (norm,) = [m for m in part.children() if isinstance(m, nn.BatchNorm2d)]
+    return norm
+
+
 @torch.no_grad()
 def prune(network: LiteUNet, config: LiteConfig, pictures: Sequence[Tensor]) -> LiteUNet:
     """A network of `config`, no wider anywhere than `network` and with as many levels, that does nearly the same.
     `pictures` are float (1, 4, H, W), as the network takes them."""
     network.eval()
     thin = LiteUNet(config).eval()
-    thin.load_state_dict({k: v for k, v in network.state_dict().items() if v.shape == thin.state_dict()[k].shape}, False)
-    blocks = [b for b in network.encoder._blocks if isinstance(b, Inverted) and b.widens]
-    ups = [u for n in ("up4", "up3", "up2", "up1") if isinstance(u := getattr(network, n, None), Up)]
-    after = [*(u.deep[0] for u in ups[1:]), network.head]
-    seen = {c: Seen(c) for c in (*(b._project_conv for b in blocks), *(u.refine[0] for u in ups), *after)}
+    mine = thin.state_dict()
+    thin.load_state_dict({k: v if v.shape == mine[k].shape else mine[k] for k, v in network.state_dict().items()})
+    blocks, ups, after = steps_of(network)
+    seen = {c: Seen(c) for c in (*(b._project_conv for b in blocks), *(first(u.refine) for u in ups), *after)}
     for picture in pictures:
         network(picture)
-    thin_blocks = [b for b in thin.encoder._blocks if isinstance(b, Inverted) and b.widens]
-    for block, target in zip(blocks, thin_blocks, strict=True):
-        kept, weight = seen[block._project_conv].fit(target._project_conv.in_channels)
+    thin_blocks, thin_ups, thin_after = steps_of(thin)
+    for block, narrow in zip(blocks, thin_blocks, strict=True):
+        kept, weight = seen[block._project_conv].fit(narrow._project_conv.in_channels)
         for name in ("_expand_conv", "_bn0", "_depthwise_conv", "_bn1"):
-            take(getattr(block, name), getattr(target, name), kept)
-        target._project_conv.weight.copy_(weight)
-    thin_ups = [u for n in ("up4", "up3", "up2", "up1") if isinstance(u := getattr(thin, n, None), Up)]
-    thin_after = [*(u.deep[0] for u in thin_ups[1:]), thin.head]
-    feeds = None  # filters of this step's `deep`, fitted to the channels that the step before kept
+            take(getattr(block, name), getattr(narrow, name), kept)
+        narrow._project_conv.weight.copy_(weight)
+    feeds: Tensor | None = None  # filters of this step's `deep`, fitted to the channels that the step before kept
     for up, target, conv, follower in zip(ups, thin_ups, after, thin_after, strict=True):
-        middle, refine = seen[up.refine[0]].fit(target.refine[0].in_channels)
-        for part in ("deep", "skip"):
-            for i in (0, 1):
-                source = getattr(up, part)[i]
-                if part == "deep" and i == 0 and feeds is not None:
-                    target.deep[0].weight.copy_(feeds[middle])
-                else:
-                    take(source, getattr(target, part)[i], middle)
+        middle, refine = seen[first(up.refine)].fit(first(target.refine).in_channels)
+        for source, part in ((up.deep, target.deep), (up.skip, target.skip)):
+            if part is target.skip or feeds is None:
+                take(first(source), first(part), middle)
+            take(norm_of(source), norm_of(part), middle)
+        if feeds is not None:
+            first(target.deep).weight.copy_(feeds[middle])
         kept, feeds = seen[conv].fit(follower.in_channels)
-        target.refine[0].weight.copy_(refine[kept])
-        take(up.refine[1], target.refine[1], kept)
+        first(target.refine).weight.copy_(refine[kept])
+        take(norm_of(up.refine), norm_of(target.refine), kept)
     assert feeds is not None
     thin.head.weight.copy_(feeds)
     return thin
@@ -123,7 +138,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     people = load_people(args.data)
     maker = SampleMaker(people[:: max(1, len(people) // 800)], load_backgrounds(args.data)[:200])
     batch = maker.batch(np.random.default_rng(9), PICTURES, *config.sizes[0])[:, :4]
-    thin = prune(network, preset.model, list(torch.from_numpy(batch).float().div(255).split(1)))
+    thin = prune(network, preset.model, [torch.from_numpy(p[None]).float().div(255) for p in batch])
     stored = json.loads(args.checkpoint.with_suffix(".json").read_text())
     command = f"python -m training.prune --data PATH --checkpoint PREVIOUS --model {args.model} --out runs/NAME"
     figures = summarize(evaluate(thin, load_validation(args.data), preset.sizes))
