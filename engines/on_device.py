@@ -47,11 +47,14 @@ class Lent:
 
     def __call__(self, frame: Any) -> Any:
         """float32 (1, 4, H, W) on `device` to float32 (1, 1, H, W) there, queued on the current stream without a wait.
-        It may be captured in a CUDA graph once it has run. Where the one that took over (`engines.swap`) fails, the one
-        before does it, from then on, and a warning says so. Raises EngineError where there is no other."""
+        It may be captured in a CUDA graph once it has run; an error meanwhile is only raised. Else, where the one that
+        took over (`engines.swap`) fails, the one before does it, from then on, and a warning says so. Raises
+        EngineError where there is no other."""
         try:
             return self._runner.tensors(frame)
         except EngineError as exc:
+            if self._capturing():  # it may only be that it cannot be captured: without a graph it goes on
+                raise
             swapping = self._swapping
             if swapping is None or not _lends(swapping.first) or not swapping.leave((self._shape,), exc):
                 raise
@@ -72,6 +75,10 @@ class Lent:
         self._engine.infer(feeds)  # by the new one, so that the engine's name and device are its
         self._runner = self._find()
         return True
+
+    def _capturing(self) -> bool:
+        """Whether a CUDA graph is being made on the current stream."""
+        return self.device.type == "cuda" and bool(import_torch().cuda.is_current_stream_capturing())
 
     @property
     def _swapping(self) -> Swapping | None:

@@ -88,7 +88,8 @@ class Foreground:
         inside = np.multiply(grid.means(cells.alpha), np.float32(1 / 255), dtype=np.float32)
         rim = cv2.multiply(cv2.blur(1 - inside, (side, side)), inside, scale=self.wrap)
         needed = (rim > np.float32(0.004)).view(np.uint8)
-        for (plane, behind), own, (kx, ky) in zip(pairs, person, cells.steps, strict=True):
+        for (plane, given), own, (kx, ky) in zip(pairs, person, cells.steps, strict=True):
+            behind = given[:]  # a background may write the next picture into the same array: nothing is known of it
             light = grid.means(behind) if kx * ky == 1 else grid.chroma_means(behind, kx, ky)
             blurred = cv2.blur(np.asarray(light, np.float32), (side, side))
             gain = cv2.multiply(cv2.subtract(blurred, own), rim)

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import gc
 import threading
+from fractions import Fraction
 
 import cv2
 import numpy as np
 
+from rtbg.backgrounds.blur import BlurBackground
+from rtbg.composite import Compositor
+from rtbg.foreground import Foreground
+from rtbg.frame import Color, Frame, StreamInfo
 from rtbg.known import _HALVES, Known, halved
 
 
@@ -61,3 +66,24 @@ def test_halves_are_made_once() -> None:
     assert halved(halved(plane)) is quarter
     del plane, half, quarter
     assert len(_HALVES) == before
+
+
+def test_nothing_of_a_background_is_remembered() -> None:
+    """The blurred background writes every picture into the same planes: a room's light must not outlive a cut."""
+    width, height, tick = 1280, 720, Fraction(1, 30)
+    matte = cv2.ellipse(np.zeros((height, width), np.uint8), (640, 720), (300, 500), 0, 0, 360, 255, -1)
+    matte = cv2.GaussianBlur(matte, (15, 15), 0)
+
+    def room(luma: int, chroma: int) -> Frame:
+        y = np.where(matte > 127, 120, luma).astype(np.uint8)
+        u, v = (np.full((height // 2, width // 2), c, np.uint8) for c in (chroma, 128))
+        return Frame((y, u, v), 0, tick, Color(), 0.0)
+
+    def shown(*frames: Frame) -> Frame:
+        background = BlurBackground(0.5, StreamInfo(width, height, tick, Fraction(30)))
+        compositor = Compositor(foreground=Foreground(wrap=0.8))
+        return [compositor(f, matte.copy(), background.at(f, matte)) for f in frames][-1]
+
+    alone, after_a_cut = shown(room(16, 60)), shown(room(235, 200), room(16, 60))
+    for one, other in zip(alone.planes, after_a_cut.planes, strict=True):
+        np.testing.assert_array_equal(one, other)
