@@ -82,7 +82,7 @@ def build(config: UNetConfig | LiteConfig) -> UNet | LiteUNet:
 
 
 # Of the logits (`LiteConfig.contrast`): the true-alpha portraits' MAD fell by a fifth, at 0.001 of IoU.
-CONTRAST = (1.5, -0.75)
+CONTRAST = (1.5, -0.5)
 
 # What is trained under each name. `thin` (begun by `training.prune`) is to be the next `fast`: a third of balanced's
 # cost too, but of more pixels. `unet` is the network that shipped first: no weights from elsewhere.
