@@ -87,7 +87,7 @@ class Compositor:
         kx, ky = frame.chroma
         if (kx, ky) == (1, 1):
             return ((luma, 255),) * 3
-        # As `color.subsample_sums`.
+        # As `color.subsample_sums`, which needs neighbours side by side in memory; here the cells are.
         sums = around[1:-1].astype(np.uint16)
         if ky == 2:
             sums = sums[0::2] + sums[1::2]

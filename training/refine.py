@@ -1,6 +1,6 @@
 """Refines binary masks of the training data to mattes, where the picture supports it.
 
-    python -m training.refine --data PATH --out FOLDER --groups pic,sup
+    python -m training.refine --data PATH --out FOLDER --groups pic,cel
 
 Used before `training.train --masks FOLDER`. Of each pair of person/train whose mask can be trusted to be nearly
 right, and whose person can be told from the background by colour along the edge, FOLDER/NAME.png (one channel, the
