@@ -19,6 +19,7 @@ import numpy as np
 from engines.cuda import NoGpu, probe
 from engines.errors import EngineError, import_error, short_reason
 from engines.half import folded, import_onnx, port_of
+from engines.machine import calm_openmp
 from engines.spec import Array, ModelSpec
 from engines.torch_graph import Network
 
@@ -32,6 +33,8 @@ TITLES = {"cuda": "CUDA", "mps": "MPS", "cpu": "CPU"}
 
 def import_torch() -> Any:
     """The `torch` package. Raises EngineError with the pip command."""
+    if "torch" not in sys.modules:
+        calm_openmp()
     try:
         import torch
     except (ImportError, OSError) as exc:

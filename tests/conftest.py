@@ -15,7 +15,10 @@ import pytest
 from gpu import MARKS, REQUIRED
 
 from engines.cuda import NoGpu
+from engines.machine import calm_openmp
 from engines.plan_cache import PlanCache, user_cache
+
+calm_openmp()  # before any test imports torch
 
 
 @pytest.hookimpl(tryfirst=True)

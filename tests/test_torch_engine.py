@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -96,6 +98,28 @@ def test_threads_of_others_are_left_alone(network):
     )
     assert seen == [before + 1]
     assert torch.get_num_threads() == before
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="GNU's OpenMP")
+@pytest.mark.parametrize(
+    "start", ["from engines.torch_engine import import_torch; import_torch()", "import training.model"]
+)
+@pytest.mark.parametrize(
+    ("env", "turns"), [({}, 5000), ({"OMP_WAIT_POLICY": "PASSIVE"}, 0), ({"GOMP_SPINCOUNT": "7"}, 7)]
+)
+def test_threads_that_wait_do_not_spin_for_long(start, env, turns):
+    """As OpenMP itself tells when it is loaded. Else a busy core makes a network fifty times slower."""
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("OMP_", "GOMP_"))}
+    done = subprocess.run(
+        [sys.executable, "-c", start],
+        env=clean | env | {"OMP_DISPLAY_ENV": "VERBOSE"},
+        cwd=Path(__file__).parent.parent,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"GOMP_SPINCOUNT = '{turns}'" in done.stderr
 
 
 def test_low_precision(network):
