@@ -31,7 +31,7 @@ from rtbg.frame import LIMITED, SMPTE170M, Array, Color, Frame
 from rtbg.options import ENGINES, Options
 from rtbg.progress import say
 from rtbg.protocols import Sink
-from rtbg.threads import engine_threads
+from rtbg.threads import engine_threads, ordinary_priority
 from rtbg.version import __version__
 
 __all__ = ["Finding", "examine", "report", "run_doctor"]
@@ -368,7 +368,8 @@ def codecs() -> list[Finding]:
             context.width, context.height, context.pix_fmt = 320, 192, chosen.pix_fmt
             context.time_base, context.framerate = Fraction(1, 30), Fraction(30)
             context.options = chosen.options
-            context.open()
+            with ordinary_priority():
+                context.open()
         except (av.FFmpegError, UsageError, ValueError) as exc:
             bad.append(f"{name} ({' '.join(str(exc).split())})")
         else:

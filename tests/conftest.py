@@ -19,6 +19,7 @@ from engines.machine import calm_openmp
 from engines.plan_cache import PlanCache, user_cache
 
 calm_openmp()  # before any test imports torch
+POLICY = os.sched_getscheduler(0) if hasattr(os, "sched_getscheduler") else None
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -46,7 +47,8 @@ def interruptible() -> None:
 
 @pytest.fixture(autouse=True)
 def clean_exit(request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """Fails a test that leaves one of our threads behind or logs an error (unless marked `logs_errors`).
+    """Fails a test that leaves one of our threads behind, logs an error (unless marked `logs_errors`), or leaves this
+    thread more urgent than others.
 
     What the engines compile that `rtbg.api` keeps for the next call is no leak, and ended here: on a machine with
     TensorRT that is every test that has the program run by itself."""
@@ -59,6 +61,8 @@ def clean_exit(request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture)
     while (left := _ours()) and time.monotonic() < deadline:
         time.sleep(0.02)
     assert not left, f"threads left behind: {left}"
+    if POLICY is not None:  # what is started from here on would inherit it, and may starve this process
+        assert os.sched_getscheduler(0) == POLICY, "the thread that runs the tests has another scheduling policy now"
     if "logs_errors" not in request.keywords:
         errors = [r.getMessage() for r in caplog.get_records("call") if r.levelno >= logging.ERROR]
         assert not errors, f"errors logged: {errors}"

@@ -25,7 +25,7 @@ from rtbg.sinks.pack import pack
 from rtbg.sinks.passthrough import Passthrough
 from rtbg.sinks.replace import Replacement, writing
 from rtbg.sinks.tracks import LiveTrack
-from rtbg.threads import codec_threads
+from rtbg.threads import codec_threads, ordinary_priority
 
 _log = logging.getLogger("rtbg")
 SUFFIXES = tuple(CONTAINERS)
@@ -143,7 +143,8 @@ class VideoSink:
         if self._plan.name == "hevc" and self._plan.container != "matroska":
             context.codec_tag = "hvc1"  # what Apple's players insist on
         try:
-            context.open()
+            with ordinary_priority():
+                context.open()
         except (av.FFmpegError, ValueError) as exc:
             size = f"{self._width}x{self._height}"
             raise OutputError(f"{self.description} cannot be encoded at {size}: try another --codec") from exc
