@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 
 def cores() -> int:
@@ -48,6 +49,6 @@ def ordinary_priority() -> Iterator[None]:
 def _tasks() -> list[str]:
     """The numbers of this process's threads, the libraries' too."""
     try:
-        return os.listdir("/proc/self/task")
+        return [task.name for task in Path("/proc/self/task").iterdir()]
     except OSError:
         return []

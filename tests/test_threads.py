@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "sched_getscheduler"), reason="L
 
 
 def policies() -> list[int]:
-    return [os.sched_getscheduler(int(task)) for task in os.listdir("/proc/self/task")]
+    return [os.sched_getscheduler(int(task.name)) for task in Path("/proc/self/task").iterdir()]
 
 
 def urgent() -> None:
