@@ -34,19 +34,22 @@ class _Compiled:
     results: dict[str, Array | None]
 
 
-def _import_openvino() -> tuple[Any, Any]:
-    """The library and its FrontEndManager, without its telemetry: importing it would otherwise report each start to
-    a server. OpenVINO replaces a telemetry package that is missing by a stub of its own."""
+def import_openvino() -> Any:
+    """The library, without its telemetry: importing it would otherwise report each start to a server. OpenVINO
+    replaces a telemetry package that is missing by a stub of its own. Raises EngineError with the pip command."""
     hidden = "openvino_telemetry" not in sys.modules
     if hidden:
         sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
     try:
         import openvino as ov
-        from openvino.frontend import FrontEndManager
+        import openvino.frontend
+        import openvino.opset13  # what `rtbg.fused` builds with
+    except (ImportError, OSError) as exc:
+        raise import_error("OpenVINO", "openvino", "pip install openvino", exc) from exc
     finally:
         if hidden:
             del sys.modules["openvino_telemetry"]
-    return ov, FrontEndManager
+    return ov
 
 
 class OpenVINORunner:
@@ -59,11 +62,7 @@ class OpenVINORunner:
     name = "openvino"
 
     def __init__(self, spec: ModelSpec, *, threads: int, precision: str = "f32") -> None:
-        try:
-            ov, FrontEndManager = _import_openvino()
-        except (ImportError, OSError) as exc:
-            raise import_error("OpenVINO", "openvino", "pip install openvino", exc) from exc
-        self._ov: Any = ov
+        self._ov = ov = import_openvino()
         self._threads = threads
         try:
             self._core: Any = ov.Core()
@@ -76,7 +75,7 @@ class OpenVINORunner:
         self.device = f"OpenVINO CPU {self._precision}"
         try:
             # Not Core.read_model: that offers a broken file to every other frontend, which complain on stderr.
-            frontend = FrontEndManager().load_by_framework("onnx")
+            frontend = ov.frontend.FrontEndManager().load_by_framework("onnx")
             self._model: Any = frontend.convert(frontend.load(str(spec.path)))
         except Exception as exc:
             raise EngineError(

@@ -12,7 +12,7 @@ import numpy as np
 
 from rtbg.color import is_full, subsample_sums, top_code
 from rtbg.errors import UsageError
-from rtbg.foreground import Foreground, Own
+from rtbg.foreground import Foreground, Own, Painter
 from rtbg.frame import Array, Frame
 from rtbg.grid import CELLS, EDGES, Grid, Picked
 from rtbg.options import SHOWS
@@ -30,7 +30,7 @@ class Compositor:
             raise UsageError(f"show is {', '.join(SHOWS[:-1])} or {SHOWS[-1]}, not {show!r}")
         self._show = show
         self._foreground = foreground
-        self._scratch: dict[tuple[str, type], Array] = {}
+        self._painter = Painter()
 
     def __call__(self, frame: Frame, alpha: Array, background: tuple[Array, ...] | None) -> Frame:
         """See `composite`."""
@@ -61,70 +61,8 @@ class Compositor:
         edge, full = (known.edge, known.full) if known and known.grid == grid else grid.edge(alpha)
         steps = (1, 1), frame.chroma, frame.chroma
         done = _copied(frame.planes[:3], background[:3], full, grid, steps)
-        for chunk in Picked.where(grid, edge).chunks():
-            around = chunk.parts(alpha, around=1)
-            share = np.ascontiguousarray(around[1:-1, 1:-1])
-            fronts = own.parts(chunk, share) if own else None
-            weights = self._weights(share, around, frame)
-            for k, ((part, total), step) in enumerate(zip(weights, steps, strict=True)):
-                front = chunk.parts(frame.planes[k], *step) if fronts is None else fronts[k]
-                made = self._like("made", front)
-                shape = -1, len(chunk)
-                behind = chunk.parts(background[k], *step)
-                self._blend(
-                    front.reshape(shape), behind.reshape(shape), part.reshape(shape), total, made.reshape(shape)
-                )
-                chunk.put(made, done[k], *step)
+        self._painter(Picked(grid, edge), alpha, frame.planes, done, own=own, behind=background)
         return done
-
-    def _weights(self, share: Array, around: Array, frame: Frame) -> tuple[tuple[Array, int], ...]:
-        """(weights, the weight that means 1) for each plane, as (height, width, cells). share: the matte's; around:
-        the same with a pixel more on every side."""
-        luma = share
-        if frame.bits == 10:
-            luma = self._like("wide", share, np.uint16)
-            np.copyto(luma, share)
-        kx, ky = frame.chroma
-        if (kx, ky) == (1, 1):
-            return ((luma, 255),) * 3
-        # As `color.subsample_sums`, which needs neighbours side by side in memory; here the cells are.
-        sums = around[1:-1].astype(np.uint16)
-        if ky == 2:
-            sums = sums[0::2] + sums[1::2]
-        if kx == 2:
-            sides = sums[:, 0:-2:2] + sums[:, 2::2]
-            sums = sides + sums[:, 1:-1:2] * np.uint16(2)
-        else:
-            sums = np.ascontiguousarray(sums[:, 1:-1])
-        total = ky * (4 if kx == 2 else 1)
-        if frame.bits == 10:
-            return (luma, 255), (sums, 255 * total), (sums, 255 * total)
-        chroma = cv2.convertScaleAbs(sums.reshape(-1, sums.shape[-1]), alpha=1 / total).reshape(sums.shape)
-        return (luma, 255), (chroma, 255), (chroma, 255)
-
-    def _blend(self, front: Array, behind: Array, weights: Array, total: int, out: Array) -> None:
-        """out = (front * weights + behind * (total - weights)) / total, to nearest; with 8 bits each product is."""
-        if front.dtype == np.uint16:  # of 10 bits: the difference fits 16, and one product does for two
-            way = self._like("part", front, np.int16)
-            back, made = behind.view(np.int16), out.view(np.int16)
-            cv2.subtract(front.view(np.int16), back, way)
-            cv2.multiply(way, weights.view(np.int16), way, 1 / total)
-            np.add(back, way, out=made)
-            return
-        rest = self._like("rest", weights)
-        np.subtract(weights.dtype.type(total), weights, out=rest)
-        part = self._like("part", front)
-        cv2.multiply(front, weights, part, 1 / total)
-        cv2.multiply(behind, rest, out, 1 / total)
-        cv2.add(part, out, out)
-
-    def _like(self, name: str, array: Array, dtype: type | None = None) -> Array:
-        """A scratch array of the shape of `array`, kept under a name."""
-        kind = dtype or array.dtype.type
-        kept = self._scratch.get((name, kind))
-        if kept is None or kept.size < array.size:
-            kept = self._scratch[name, kind] = np.empty(array.size, kind)
-        return kept[: array.size].reshape(array.shape)
 
 
 def composite(frame: Frame, alpha: Array, background: tuple[Array, ...] | None, *, show: str = "composite") -> Frame:

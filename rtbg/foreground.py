@@ -12,12 +12,14 @@ planes given out.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import cv2
 import numpy as np
 
 from rtbg.frame import Array
+from rtbg.fused import Fused, margin, painted
 from rtbg.grid import CELLS, EDGES, MEANS, Grid, Patch, Picked, Scratch, ramp
 
 # Around each cell means are taken with the weights NEAR (across and down), and in windows of FAR cells. The latter
@@ -34,11 +36,7 @@ HARDLY = 1e-6
 # Half-width of the light wrap's reach, as a fraction of the longer side.
 WRAP = 1 / 64
 
-# By alpha: how much of the way from the picture to the cells' colour is gone. 0 where there is no person.
-_WAY = np.linspace(1, 0, 256, dtype=np.float32)
-_WAY[0] = 0
 _SHARE = np.linspace(0, 1, 256, dtype=np.float32)
-_BOTH = _WAY * _SHARE
 _NEAR = np.array(NEAR, np.float32)
 
 
@@ -51,6 +49,7 @@ class Foreground:
             raise ValueError(f"light wrap is from 0 to 1, not {wrap}")
         self.wrap = wrap
         self._scratch = Scratch()
+        self._painter = Painter()
 
     def __call__(
         self, planes: tuple[Array, ...], alpha: Array, background: tuple[Array, ...] | None = None
@@ -66,10 +65,7 @@ class Foreground:
         if own is None:
             return planes[:3]
         done = tuple(p.copy() for p in planes[:3])
-        for chunk in own.picked.chunks():
-            parts = own.parts(chunk, chunk.parts(alpha))
-            for part, plane, step in zip(parts, done, own.cells.steps, strict=True):
-                chunk.put(part, plane, *step)
+        self._painter(own.picked, alpha, planes, done, own=own)
         if self.wrap and background is not None:
             self._spill(own.cells, [(p, b) for p, b in zip(done, background, strict=False)], own.person)
         return done
@@ -103,49 +99,50 @@ class Own:
 
     def __init__(self, cells: _Cells, edge: Array, scratch: Scratch) -> None:
         """edge: what `Grid.edge` says first."""
-        self.cells, self._scratch = cells, scratch
-        self.picked = Picked.where(cells.grid, edge)
-        self.person, self._apart = cells.colours(edge, scratch)
-
-    def parts(self, chunk: Picked, share: Array) -> list[Array]:
-        """Of Y, U and V in some of the cells: (height, width, cells). share: the matte's, uint8."""
-        kept, done = self._scratch, []
-        way, part_way = _ways(share, kept)
-        for k, (plane, step) in enumerate(zip(self.cells.planes, self.cells.steps, strict=True)):
-            if k == 1 and step != (1, 1):
-                way, part_way = _ways(_reduced(share, *step), kept)
-            part = chunk.parts(plane, *step)
-            more, rest = kept.array("more", part.shape), kept.array("rest of it", part.shape)
-            # Forte's estimate is F = f + a (I - a f - (1 - a) b), with the means f of the person and b of the
-            # background: that is I + (1 - a) (f - I) + a (1 - a) (f - b).
-            chunk.enlarged(chunk.around(self.person[k]), more, *step)
-            more -= part
-            more *= way
-            chunk.enlarged(chunk.around(self._apart[k]), rest, *step)
-            rest *= part_way
-            more += rest
-            _add(part.reshape(-1, len(chunk)), more.reshape(-1, len(chunk)))
-            done.append(part)
-        return done
+        self.cells = cells
+        self.picked = Picked(cells.grid, edge)
+        self.person, self.apart = cells.colours(edge, scratch)
 
 
-def _ways(share: Array, kept: Scratch) -> tuple[Array, Array]:
-    """1 - a where a > 0, and a (1 - a)."""
-    way, both = kept.array("way", share.shape), kept.array("both", share.shape)
-    flat = share.reshape(-1, share.shape[-1])
-    for table, out in ((_WAY, way), (_BOTH, both)):
-        cv2.LUT(flat, table, out.reshape(flat.shape))
-    return way, both
+class Painter:
+    """Paints the cells of a matte's edge, all else being there already. One thread at a time."""
 
+    def __init__(self) -> None:
+        self._fused: dict[tuple[Any, ...], Fused] = {}
 
-def _reduced(share: Array, kx: int, ky: int) -> Array:
-    """Parts of a matte (height, width, cells) brought to the size of chroma's: means, halves rounded up."""
-    sums = share.astype(np.uint16)
-    sums = sums[0::2] + sums[1::2] if ky == 2 else sums
-    sums = sums[:, 0::2] + sums[:, 1::2] if kx == 2 else sums
-    sums += np.uint16(kx * ky // 2)
-    sums >>= np.uint16(kx * ky // 2)
-    return sums.astype(np.uint8)
+    def __call__(
+        self,
+        cells: Picked,
+        alpha: Array,
+        planes: Sequence[Array],
+        out: Sequence[Array],
+        *,
+        own: Own | None = None,
+        behind: Sequence[Array] | None = None,
+    ) -> None:
+        """Writes these cells of Y, U and V into `out`: those of `planes`, in the person's `own` colours and blended
+        by `alpha` over what is `behind`, where these are given. See `fused.painted`."""
+        luma, chroma = planes[0], planes[1]
+        step = 1 if chroma.shape[1] == luma.shape[1] else 2, 1 if chroma.shape[0] == luma.shape[0] else 2
+        top = 255 if luma.dtype == np.uint8 else 1023
+        how = cells.grid.scale, step, top, own is not None, behind is not None
+        if how not in self._fused:
+            self._fused = {how: Fused(painted, *how)}
+        fused = self._fused[how]
+        sizes = (1, 1), step, step
+        share = cells.parts(alpha)
+        given = [share] if step == (1, 1) else [share, cells.parts(alpha, beside=margin(cells.grid.scale))]
+        made = []
+        for k, size in enumerate(sizes):
+            given.append(cells.parts(planes[k], *size))
+            made.append(np.empty_like(given[-1]))
+            if behind is not None:
+                given.append(cells.parts(behind[k], *size))
+            if own is not None:
+                given += [cells.around(own.person[k]), cells.around(own.apart[k])]
+        fused(given, made)
+        for parts, plane, size in zip(made, out, sizes, strict=False):
+            cells.put(parts, plane, *size)
 
 
 def grown(planes: tuple[Array, ...], before: Array, after: Array) -> tuple[Array, ...]:

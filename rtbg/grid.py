@@ -22,7 +22,7 @@ from rtbg.known import Known, halved
 # Cells on the longer side. More follow finer hair (240: Grad lower by 4 %), at twice the cost.
 CELLS = 160
 TILE = 12  # cells on a side
-CHUNK = 1 << 16  # pixels
+AROUND = 4  # samples around a cell that `Picked` gives at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,108 +191,83 @@ class Scratch:
 
 
 class Picked:
-    """Some cells of a grid. Their parts of a plane come as one array (height, width, cells): a step of a computation
-    is then one call for all of them, on whole rows of memory, and a pixel's neighbours are slices. What a pixel costs
-    is little, a call is not; and only what is needed is looked at."""
+    """Some cells of a grid, and their parts of planes as rows of an array, as `rtbg.fused` takes them: only what is
+    needed is looked at, in few calls."""
 
-    def __init__(self, grid: Grid, ys: Array, xs: Array) -> None:
-        """ys, xs: their rows and columns, from the top down."""
-        self.grid, self.ys, self.xs = grid, ys, xs
-
-    @classmethod
-    def where(cls, grid: Grid, needed: Array) -> Picked:
+    def __init__(self, grid: Grid, needed: Array) -> None:
         """Those that are not 0 in an array (rows, columns)."""
-        return cls(grid, *np.nonzero(needed))
+        ys, xs = np.nonzero(needed)
+        s = grid.scale
+        # First those that lie in the frame with all that may be asked for around them, then those that lie in it, then
+        # those that hang over: it is in this order that they cost.
+        inside = ((ys + 1) * s <= grid.height) & ((xs + 1) * s <= grid.width)
+        inner = inside & (ys * s >= AROUND) & ((ys + 1) * s + AROUND <= grid.height)
+        inner &= (xs * s >= AROUND) & ((xs + 1) * s + AROUND <= grid.width)
+        order = np.argsort(np.uint8(2) - inside - inner, kind="stable")
+        self.grid, self.ys, self.xs = grid, ys[order], xs[order]
+        self._inside, self._inner = int(np.count_nonzero(inside)), int(np.count_nonzero(inner))
+        self._nine: Array | None = None
 
     def __len__(self) -> int:
         return len(self.ys)
 
-    def those(self, which: Array | slice) -> Picked:
-        """Some of them: bool or a slice."""
-        return Picked(self.grid, self.ys[which], self.xs[which])
-
-    def chunks(self) -> list[Picked]:
-        """All of them, as many at a time as stay in the processor's cache."""
-        step = max(1, CHUNK // self.grid.scale**2)
-        return [self.those(slice(k, k + step)) for k in range(0, len(self), step)]
-
-    def rows(self, plane: Array, kx: int = 1, ky: int = 1, *, around: int = 0) -> Array:
-        """(cells, height, width), a new array: their parts of a plane subsampled by kx and ky, with `around` samples of
-        what is beside them on every side; beyond the frame's borders its last ones."""
-        view, inside = self._inside(plane, kx, ky, around)
-        first = 1 if around else 0
-        if inside.all():
-            return np.asarray(view[self.ys - first, self.xs - first])
-        h, w = self._side(kx, ky)
-        out = np.empty((len(self), h + 2 * around, w + 2 * around), plane.dtype)
-        out[inside] = view[self.ys[inside] - first, self.xs[inside] - first]
-        beyond = ~inside
-        y = np.clip(self.ys[beyond, None] * h + np.arange(-around, h + around), 0, plane.shape[0] - 1)
-        x = np.clip(self.xs[beyond, None] * w + np.arange(-around, w + around), 0, plane.shape[1] - 1)
-        out[beyond] = plane[y[:, :, None], x[:, None, :]]
+    def parts(self, plane: Array, kx: int = 1, ky: int = 1, *, above: int = 0, beside: int = 0) -> Array:
+        """(cells, height * width), a new array: their parts of a plane subsampled by kx and ky, line by line, with
+        `above` samples more above and below and `beside` on both sides (of luma's `AROUND` at most); beyond the frame's
+        borders its last ones."""
+        h, w = self.grid.scale // ky, self.grid.scale // kx
+        count = self._inner if above or beside else self._inside
+        out = np.empty((len(self), (h + 2 * above) * (w + 2 * beside)), plane.dtype)
+        if count:
+            view = _view(plane, h, w, above, beside)
+            out[:count].view(view.dtype)[...] = view[
+                self.ys[:count] - -(-above // h), self.xs[:count] - -(-beside // w)
+            ]
+        if count < len(self):
+            ys = self.ys[count:, None] * h + np.arange(-above, h + above)
+            xs = self.xs[count:, None] * w + np.arange(-beside, w + beside)
+            for at, length in ((ys, plane.shape[0]), (xs, plane.shape[1])):
+                np.clip(at, 0, length - 1, out=at)
+            samples = np.ascontiguousarray(plane).reshape(-1)
+            samples.take(
+                ys[:, :, None] * plane.shape[1] + xs[:, None],
+                out=out[count:].reshape(-1, *ys.shape[1:], xs.shape[1]),
+                mode="clip",
+            )
         return out
-
-    def parts(self, plane: Array, kx: int = 1, ky: int = 1, *, around: int = 0) -> Array:
-        """`rows`, as (height, width, cells)."""
-        return turned(self.rows(plane, kx, ky, around=around))
 
     def put(self, parts: Array, plane: Array, kx: int = 1, ky: int = 1) -> None:
-        """Writes what is (height, width, cells) into a plane."""
-        h, w = self._side(kx, ky)
-        rows = np.asarray(cv2.transpose(parts.reshape(h * w, -1))).reshape(-1, h, w)
-        view, inside = self._inside(plane, kx, ky, 0)
-        if inside.all():
-            view[self.ys, self.xs] = rows
-            return
-        view[self.ys[inside], self.xs[inside]] = rows[inside]
-        beyond = ~inside
-        y = np.broadcast_to((self.ys[beyond, None] * h + np.arange(h))[:, :, None], rows[beyond].shape)
-        x = np.broadcast_to((self.xs[beyond, None] * w + np.arange(w))[:, None, :], y.shape)
-        there = (y < plane.shape[0]) & (x < plane.shape[1])
-        plane[y[there], x[there]] = rows[beyond][there]
-
-    def fill(self, value: int, plane: Array) -> None:
-        """Writes one value into all their pixels."""
-        if len(self):
-            s = self.grid.scale
-            self.put(np.full((s, s, len(self)), value, plane.dtype), plane)
+        """Writes what is (cells, height * width), contiguous, into a plane."""
+        h, w = self.grid.scale // ky, self.grid.scale // kx
+        count = self._inside
+        if count:
+            view = _view(plane, h, w, 0, 0)
+            view[self.ys[:count], self.xs[:count]] = parts[:count].view(view.dtype)
+        height, width = plane.shape
+        for y, x, part in zip(self.ys[count:] * h, self.xs[count:] * w, parts[count:], strict=True):
+            plane[y : y + h, x : x + w] = part.reshape(h, w)[: height - y, : width - x]
 
     def around(self, values: Array) -> Array:
-        """(3, 3, cells): of values of all cells (rows, columns) those of each of these and of the eight around it; at
-        the frame's borders the last ones again."""
-        wide = cv2.copyMakeBorder(values, 1, 1, 1, 1, cv2.BORDER_REPLICATE)
-        stride = wide.shape[1]
-        at = np.arange(3)[:, None] * stride + np.arange(3)
-        return np.asarray(wide.reshape(-1).take(at[:, :, None] + (self.ys * stride + self.xs)))
+        """(cells, 9): of values of all cells (rows, columns) those of each of these and of the eight around it; at the
+        frame's borders the last ones again."""
+        if self._nine is None:
+            rows, columns = self.grid.shape
+            three = np.arange(-1, 2)
+            down = np.clip(self.ys[:, None] + three, 0, rows - 1) * columns
+            self._nine = (down[:, :, None] + np.clip(self.xs[:, None] + three, 0, columns - 1)[:, None]).reshape(-1, 9)
+        return np.asarray(np.ascontiguousarray(values).reshape(-1).take(self._nine))
 
-    def enlarged(self, nine: Array, out: Array, kx: int = 1, ky: int = 1) -> Array:
-        """`out`, float32 (height, width, cells), filled: what `around` gave, brought to the pixels bilinearly, as the
-        enlargement of the whole would be there."""
-        h, w = self._side(kx, ky)
-        across = np.empty((w, 3, len(self)), np.float32)
-        _between(nine.swapaxes(0, 1), w, across)
-        _between(across.swapaxes(0, 1), h, out)
-        return out
 
-    def _side(self, kx: int, ky: int) -> tuple[int, int]:
-        return self.grid.scale // ky, self.grid.scale // kx
-
-    def _inside(self, plane: Array, kx: int, ky: int, around: int) -> tuple[Array, Array]:
-        """(of a plane: (rows, columns, height, width) of all cells that lie in it with what is around them, its own
-        memory, from the second row and column on where something is around them; which of these cells that are)."""
-        (h, w), (height, width) = self._side(kx, ky), plane.shape
-        if not around:
-            rows, columns = height // h, width // w
-            whole = plane[: rows * h, : columns * w].reshape(rows, h, columns, w).transpose(0, 2, 1, 3)
-            return whole, (self.ys < rows) & (self.xs < columns)
-        rows, columns = max(0, (height - around) // h - 1), max(0, (width - around) // w - 1)
-        down, on = plane.strides
-        part = plane[max(0, h - around) :, max(0, w - around) :]
-        shape = rows, columns, h + 2 * around, w + 2 * around
-        inside = (self.ys > 0) & (self.ys <= rows) & (self.xs > 0) & (self.xs <= columns)
-        if not rows * columns or h < around or w < around:
-            return np.empty((0, 0, *shape[2:]), plane.dtype), np.zeros(len(self), bool)
-        return as_strided(part, shape, (h * down, w * on, down, on), writeable=False), inside
+def _view(plane: Array, h: int, w: int, above: int, beside: int) -> Array:
+    """A plane's memory as (rows, columns, height), a cell's row of samples one item, which NumPy moves as a whole; from
+    the first cell on that has so many samples `above` and `beside` it."""
+    (height, width), (down, on) = plane.shape, plane.strides
+    top, left = -above % h, -beside % w
+    high, wide = h + 2 * above, w + 2 * beside
+    lines = plane[top:, left : left + wide].view(f"V{wide * on}")
+    return as_strided(
+        lines, ((height - top - high) // h + 1, (width - left - wide) // w + 1, high), (h * down, w * on, down)
+    )
 
 
 class Edges(NamedTuple):
@@ -321,21 +296,6 @@ def edge_of(most: Array, least: Array) -> tuple[Array, Array]:
     two = np.ones((1, 2), np.uint8)
     edge = cv2.min(cv2.dilate(most, two, anchor=(1, 0)), cv2.bitwise_not(cv2.erode(least, two, anchor=(1, 0))))
     return np.asarray(edge), np.where(edge == 0, most, np.uint8(0))
-
-
-def turned(rows: Array) -> Array:
-    """(cells, height, width) as a new (height, width, cells)."""
-    count, h, w = rows.shape
-    return np.asarray(cv2.transpose(rows.reshape(count, h * w))).reshape(h, w, count)
-
-
-def _between(three: Array, size: int, out: Array) -> None:
-    """Linear interpolation along the first axis, from the middles of three cells to the pixels of the second."""
-    at = ((np.arange(size, dtype=np.float32) + np.float32(0.5)) / np.float32(size) - np.float32(0.5))[:, None, None]
-    half = size // 2
-    for part, first, way in ((out[:half], 0, at[:half] + 1), (out[half:], 1, at[half:])):
-        np.multiply(three[first + 1] - three[first], way, out=part)
-        np.add(part, three[first], out=part)
 
 
 def _whole(plane: Array, s: int) -> Array:

@@ -14,13 +14,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 
 from rtbg.frame import Array
-from rtbg.grid import CELLS, EDGES, MEANS, Edges, Grid, Means, Picked, Scratch, edge_of, ramp, turned
+from rtbg.fused import Fused, followed, margin
+from rtbg.grid import CELLS, EDGES, MEANS, Edges, Grid, Means, Picked, edge_of, ramp
 
 # Half the window of the fit, as a fraction of the longer side.
 RADIUS = 1 / 50
@@ -77,7 +78,7 @@ class Upsampler:
         self._seen: list[Array] = []
         self._given: Array | None = None  # the matte before, without `edge`; None: no past
         self._time: float | None = None
-        self._scratch = Scratch()
+        self._fused: dict[tuple[Any, ...], Fused] = {}
 
     def reset(self) -> None:
         """Forgets the past: to be called at a scene cut."""
@@ -141,38 +142,26 @@ class Upsampler:
         cv2.multiply(slope, share, rise[box], CONTRAST * 255 / top)
         offset = cv2.addWeighted(offset, CONTRAST, inside, -1.0, 0.5 - CONTRAST / 2)
         cv2.multiply(offset, share, base[box], 255.0)
-        touched = Picked.where(grid, cv2.dilate(band, np.ones((3, 3), np.uint8)))
-        self._raise(alpha, luma, touched, touched.around(rise), touched.around(base), ends)
+        touched = Picked(grid, cv2.dilate(band, np.ones((3, 3), np.uint8)))
+        self._raise(alpha, luma, touched, rise, base, ends)
         EDGES.tell(alpha, Edges(grid, *edge_of(ends.most, ends.least), ends.share))
 
-    def _raise(self, alpha: Array, luma: Array, cells: Picked, rises: Array, bases: Array, ends: _Ends) -> None:
+    def _raise(self, alpha: Array, luma: Array, cells: Picked, rise: Array, base: Array, ends: _Ends) -> None:
         """Adds rise * luma + base to `alpha` in these cells, all in which that is not 0, and notes what they then hold.
-        rises, bases: `Picked.around`."""
-        lumas, alphas = cells.rows(luma, around=2), cells.rows(alpha)
-        which = _unsure(cells, lumas, alphas, rises, bases, alpha, ends)
-        cells, rises, bases = cells.those(which), rises[:, :, which], bases[:, :, which]
-        if not len(cells):
-            return
-        lumas, alphas = lumas[which], alphas[which]
-        pasts = None if self._given is None else cells.rows(self._given)
-        made, side, done = np.empty_like(alphas), cells.grid.scale, 0
-        for chunk in cells.chunks():
-            these = slice(done, done + len(chunk))
-            done = these.stop
-            shape = side * side, len(chunk)
-            more, rest = (self._scratch.array(name, (side, side, len(chunk))) for name in ("rise", "base"))
-            chunk.enlarged(rises[:, :, these], more)
-            chunk.enlarged(bases[:, :, these], rest)
-            more *= _calm(turned(lumas[these]))
-            more += rest
-            new = np.asarray(cv2.add(turned(alphas[these]).reshape(shape), more.reshape(shape), dtype=cv2.CV_8U))
-            if pasts is not None:
-                past = turned(pasts[these]).reshape(shape)
-                kept = cv2.min(cv2.inRange(cv2.absdiff(new, past), 1, LEAST), cv2.inRange(new, 1, 254))
-                cv2.copyTo(past, kept, new)
-            made[these] = cv2.transpose(new).reshape(-1, side, side)
-            ends.note(chunk, np.minimum.reduce(new, axis=0), np.maximum.reduce(new, axis=0), new)
-        cells.put(turned(made), alpha)
+        rise, base: (rows, columns) of the grid."""
+        how = cells.grid.scale, 255 if luma.dtype == np.uint8 else 1023, self._given is not None, LEAST
+        if how not in self._fused:
+            self._fused = {how: Fused(followed, *how)}
+        fused = self._fused[how]
+        luma = cells.parts(luma, above=2, beside=margin(cells.grid.scale))
+        given = [luma, cells.parts(alpha), cells.around(rise), cells.around(base)]
+        if self._given is not None:
+            given.append(cells.parts(self._given))
+        new = np.empty_like(given[1])
+        found = [np.empty((len(new), 1), np.float32) for _ in range(3)]
+        fused(given, [new, *found])
+        cells.put(new, alpha)
+        ends.note(cells, *(each[:, 0] for each in found))
 
     def _calmed(self, cells: list[Array], elapsed: float | None) -> list[Array]:
         """Y, U and V of the grid's cells, averaged over the time in which they have not changed."""
@@ -201,12 +190,11 @@ class _Ends(NamedTuple):
     least: Array
     share: Array
 
-    def note(self, cells: Picked, least: Array | int, most: Array | int, values: Array | int) -> None:
-        """What these cells hold; values: (pixels, cells), or one for all."""
+    def note(self, cells: Picked, least: Array, most: Array, mean: Array) -> None:
+        """What these cells hold, in codes."""
         at = cells.ys, cells.xs
         self.least[at], self.most[at] = least, most
-        total = values if isinstance(values, int) else np.add.reduce(values, axis=0, dtype=np.uint32) / len(values)
-        self.share[at] = total * np.float32(1 / 255)
+        self.share[at] = mean * np.float32(1 / 255)
 
 
 def _reached(small: Array, grid: Grid) -> tuple[Array, Array]:
@@ -242,51 +230,6 @@ def _enlarged(small: Array, width: int, height: int) -> Array:
     out = np.zeros((height, width), np.uint8)
     size = xs.stop - xs.start, ys.stop - ys.start
     cv2.resize(small[y0:y1, x0:x1], size, out[ys, xs], interpolation=cv2.INTER_LINEAR)
-    return out
-
-
-def _unsure(cells: Picked, lumas: Array, alphas: Array, rises: Array, bases: Array, alpha: Array, ends: _Ends) -> Array:
-    """bool: in which cells the luma decides what becomes of alpha. In the others it becomes 0 or 255 all over, whatever
-    they show, and is made so here.
-
-    lumas, alphas: what `Picked.rows` gave; rises, bases: `Picked.around`."""
-    dark, light = _range(lumas)
-    low, high = _range(alphas)
-    one, other = rises * dark, rises * light
-    # Between cells and between the darkest and the lightest pixel it is less than the most of all of these.
-    least = (np.minimum(one, other) + bases).min((0, 1)) + low
-    most = (np.maximum(one, other) + bases).max((0, 1)) + high
-    nothing, full = most < np.float32(0.49), least > np.float32(254.51)
-    for value, which, other_than in ((0, nothing, high > 0), (255, full, low < 255)):
-        ends.note(cells.those(which), value, value, value)
-        cells.those(which & other_than).fill(value, alpha)
-    return np.asarray(~(nothing | full))
-
-
-def _range(rows: Array) -> tuple[Array, Array]:
-    """The least and the greatest values of each cell, float32, of what `Picked.rows` gave."""
-    flat = cv2.transpose(rows.reshape(len(rows), -1))
-    least, most = np.minimum.reduce(flat, axis=0), np.maximum.reduce(flat, axis=0)
-    return least.astype(np.float32), most.astype(np.float32)
-
-
-def _calm(parts: Array) -> Array:
-    """float32 (h, w, cells): of parts of a plane (h + 4, w + 4, cells) with 2 samples around, the parts alone, under a
-    5x5 Gaussian: a sensor's noise, times the slope, would make the edge flicker, and so would rounding."""
-    across = _binomial(parts.astype(np.uint16).swapaxes(0, 1)).swapaxes(0, 1)
-    # The sums of both directions fit 16 bits where the samples have 8.
-    both = _binomial(across if parts.dtype == np.uint8 else across.astype(np.float32))
-    return np.multiply(both, np.float32(1 / 256), dtype=np.float32)
-
-
-def _binomial(parts: Array) -> Array:
-    """Sums with the weights 1, 4, 6, 4, 1 along the first axis, which is 4 shorter then."""
-    kind = parts.dtype.type
-    out = parts[1:-3] + parts[3:-1]
-    out *= kind(4)
-    out += parts[:-4]
-    out += parts[4:]
-    out += parts[2:-2] * kind(6)
     return out
 
 

@@ -250,4 +250,4 @@ def test_with_the_persons_colours_as_in_two_steps(bits: int, chroma: tuple[int, 
     for matte in (alpha, 255 - alpha, np.zeros_like(alpha)):
         want = composite(frame.with_planes(Foreground()(frame.planes, matte)), matte, behind)
         for a, b in zip(blend(frame, matte, behind).planes, want.planes, strict=True):
-            np.testing.assert_array_equal(a, b)
+            assert np.abs(a.astype(int) - b).max() <= 1  # in between those are rounded to codes

@@ -278,34 +278,37 @@ def test_a_moving_edge_leaves_nothing_behind() -> None:
 @pytest.mark.parametrize("size", [(1280, 720), (1001, 563), (70, 46), (24, 12)], ids=str)
 @pytest.mark.parametrize("chroma", [(1, 1), (2, 1), (2, 2)], ids=str)
 def test_picked_cells(size: tuple[int, int], chroma: tuple[int, int]) -> None:
-    """What is taken out and put back is the plane; enlarging in cells is enlarging the whole; borders go on."""
+    """What is taken out and put back is the plane, which goes on beyond its borders; of cells the nine around each."""
     (w, h), (kx, ky) = size, chroma
     rng = np.random.default_rng(4)
     grid = Grid.over(w, h, 40, even=True)
     needed = (rng.random(grid.shape) < 0.1).astype(np.uint8)
     needed[-1, -1] = needed[0, 0] = 1
-    plane = rng.integers(0, 256, (-(-h // ky), -(-w // kx)), np.uint8)
-    cells = rng.random(grid.shape, np.float32)
     sy, sx = grid.scale // ky, grid.scale // kx
-    whole = cv2.resize(cells, (grid.shape[1] * sx, grid.shape[0] * sy), interpolation=cv2.INTER_LINEAR)
-    more = grid.shape[0] * sy - plane.shape[0] + 2, grid.shape[1] * sx - plane.shape[1] + 2
-    wide = np.pad(plane, ((2, more[0]), (2, more[1])), mode="edge")
-    out, big = np.zeros_like(plane), np.full(plane.shape, np.nan, np.float32)
-    picked = Picked.where(grid, needed)
-    assert len(picked) == np.count_nonzero(needed) == sum(map(len, picked.chunks()))
-    for chunk in picked.chunks():
-        part, around = chunk.parts(plane, kx, ky), chunk.parts(plane, kx, ky, around=2)
-        np.testing.assert_array_equal(around[2:-2, 2:-2], part)
-        for k, (y, x) in enumerate(zip(chunk.ys, chunk.xs, strict=True)):
-            window = wide[y * sy : (y + 1) * sy + 4, x * sx : (x + 1) * sx + 4]
-            np.testing.assert_array_equal(around[:, :, k], window)
-        chunk.put(part, out, kx, ky)
-        chunk.put(chunk.enlarged(chunk.around(cells), np.empty(part.shape, np.float32), kx, ky), big, kx, ky)
-    done = np.repeat(np.repeat(needed > 0, sy, 0), sx, 1)[: plane.shape[0], : plane.shape[1]]
-    np.testing.assert_array_equal(~np.isnan(big), done)
-    np.testing.assert_array_equal(out, np.where(done, plane, 0))
-    np.testing.assert_allclose(big[done], whole[: plane.shape[0], : plane.shape[1]][done], atol=1e-5)
-    assert not Picked.where(grid, np.zeros_like(needed)).chunks()
+    high, wide = -(-h // ky), -(-w // kx)
+    padded = rng.integers(0, 256, (high, wide + 5), np.uint8)
+    cells = rng.random(grid.shape, np.float32)
+    picked = Picked(grid, needed)
+    assert len(picked) == np.count_nonzero(needed)
+    nine = picked.around(cells).reshape(-1, 3, 3)
+    larger = np.pad(cells, 1, mode="edge")
+    for given in (np.ascontiguousarray(padded[:, :wide]), padded[:, :wide], padded[:, 2 : wide + 2].astype(np.uint16)):
+        before, out = given.copy(), np.zeros_like(given)
+        above, beside = 2 // ky, 4 // kx
+        more = grid.shape[0] * sy - high + above, grid.shape[1] * sx - wide + beside
+        whole = np.pad(given, ((above, more[0]), (beside, more[1])), mode="edge")
+        part, around = picked.parts(given, kx, ky), picked.parts(given, kx, ky, above=above, beside=beside)
+        for k, (y, x) in enumerate(zip(picked.ys, picked.xs, strict=True)):
+            window = whole[y * sy : (y + 1) * sy + 2 * above, x * sx : (x + 1) * sx + 2 * beside]
+            np.testing.assert_array_equal(around[k].reshape(window.shape), window)
+            np.testing.assert_array_equal(part[k].reshape(sy, sx), window[above:-above, beside:-beside])
+            np.testing.assert_array_equal(nine[k], larger[y : y + 3, x : x + 3])
+        picked.put(part, out, kx, ky)
+        done = np.repeat(np.repeat(needed > 0, sy, 0), sx, 1)[:high, :wide]
+        np.testing.assert_array_equal(out, np.where(done, given, 0))
+        np.testing.assert_array_equal(given, before)
+    nobody = Picked(grid, np.zeros_like(needed))
+    assert not len(nobody) and nobody.parts(given, kx, ky, beside=2).shape == (0, sy * (sx + 4))
 
 
 def test_edge_cells() -> None:
