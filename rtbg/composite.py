@@ -1,8 +1,8 @@
 """Puts the person over the background: the last step before a frame leaves.
 
-Used by `rtbg.pipeline`. Everything is a few passes of OpenCV's integer SIMD per plane, with the weights `a` and
-`255 - a`, so that the offsets of limited range survive; where nobody is, rows are only copied.
-Memory bound: a chunk of cells (`rtbg.grid`), and the planes given out.
+Used by `rtbg.pipeline`. Rows of both sides are copied; the cells that hold the matte's edge are then blended in one
+compiled pass (`rtbg.fused`), with weights that add up to 1, so that the offsets of limited range survive.
+Memory bound: a chunk of cells (`rtbg.grid.CHUNK`) of each plane five times, and the planes given out.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ STRIP = 8  # rows of cells
 
 
 class Compositor:
-    """`composite` with scratch buffers kept from frame to frame. For one thread at a time."""
+    """`composite` with compiled graphs and scratch arrays kept from frame to frame. For one thread at a time."""
 
     def __init__(self, *, show: str = "composite", foreground: Foreground | None = None) -> None:
         """show: one of `options.SHOWS`. foreground: estimates the person's own colours at the edge first; None: the

@@ -6,20 +6,19 @@ at full size the person's colour is that mean, corrected by what the picture say
 All on planes of YUV, only where 0 < alpha < 255. Used by `rtbg.composite`, and by `rtbg.matting` where an edge is made
 to grow.
 
-Memory bound: about forty float32 arrays of the grid's size (about 14,000 cells), a chunk of cells (`rtbg.grid`), the
-planes given out.
+Memory bound: about forty float32 arrays of the grid's size (about 14,000 cells), a chunk of cells
+(`rtbg.grid.CHUNK`) of each plane four times, the planes given out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import cv2
 import numpy as np
 
 from rtbg.frame import Array
-from rtbg.fused import Fused, margin, painted
+from rtbg.fused import Graphs, margin, painted
 from rtbg.grid import CELLS, EDGES, MEANS, Grid, Patch, Picked, Scratch, ramp
 
 # Around each cell means are taken with the weights NEAR (across and down), and in windows of FAR cells. The latter
@@ -108,7 +107,7 @@ class Painter:
     """Paints the cells of a matte's edge, all else being there already. One thread at a time."""
 
     def __init__(self) -> None:
-        self._fused: dict[tuple[Any, ...], Fused] = {}
+        self._graphs = Graphs(painted)
 
     def __call__(
         self,
@@ -122,27 +121,27 @@ class Painter:
     ) -> None:
         """Writes these cells of Y, U and V into `out`: those of `planes`, in the person's `own` colours and blended
         by `alpha` over what is `behind`, where these are given. See `fused.painted`."""
+        if not len(cells):
+            return
         luma, chroma = planes[0], planes[1]
         step = 1 if chroma.shape[1] == luma.shape[1] else 2, 1 if chroma.shape[0] == luma.shape[0] else 2
         top = 255 if luma.dtype == np.uint8 else 1023
-        how = cells.grid.scale, step, top, own is not None, behind is not None
-        if how not in self._fused:
-            self._fused = {how: Fused(painted, *how)}
-        fused = self._fused[how]
+        graph = self._graphs.of(cells.grid.scale, step, top, own is not None, behind is not None)
         sizes = (1, 1), step, step
-        share = cells.parts(alpha)
-        given = [share] if step == (1, 1) else [share, cells.parts(alpha, beside=margin(cells.grid.scale))]
-        made = []
-        for k, size in enumerate(sizes):
-            given.append(cells.parts(planes[k], *size))
-            made.append(np.empty_like(given[-1]))
-            if behind is not None:
-                given.append(cells.parts(behind[k], *size))
-            if own is not None:
-                given += [cells.around(own.person[k]), cells.around(own.apart[k])]
-        fused(given, made)
-        for parts, plane, size in zip(made, out, sizes, strict=False):
-            cells.put(parts, plane, *size)
+        for some in cells.chunks():
+            share = some.parts(alpha)
+            given = [share] if step == (1, 1) else [share, some.parts(alpha, beside=margin(cells.grid.scale))]
+            made = []
+            for k, size in enumerate(sizes):
+                given.append(some.parts(planes[k], *size))
+                made.append(np.empty_like(given[-1]))
+                if behind is not None:
+                    given.append(some.parts(behind[k], *size))
+                if own is not None:
+                    given += [some.around(own.person[k]), some.around(own.apart[k])]
+            graph(given, made)
+            for parts, plane, size in zip(made, out, sizes, strict=True):
+                some.put(parts, plane, *size)
 
 
 def grown(planes: tuple[Array, ...], before: Array, after: Array) -> tuple[Array, ...]:

@@ -39,7 +39,7 @@ class Frame:
 
     planes: Y (H, W); U and V, (ceil(H/2), ceil(W/2)) for 4:2:0, (H, ceil(W/2)) for 4:2:2, (H, W) for 4:4:4;
         a fourth, alpha (H, W), full range, where the picture is transparent. uint8, or uint16 holding 10 bits.
-        Rows may be strided. Never written to once the frame has been handed on.
+        Rows may be strided, their samples not. Never written to once the frame has been handed on.
     pts: presentation time in units of time_base.
     captured: time.monotonic() seconds when the picture was taken; live latency only.
     """

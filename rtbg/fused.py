@@ -3,7 +3,8 @@
 OpenVINO, which runs the networks, also makes machine code of plain arithmetic: what was forty calls of NumPy and
 OpenCV, each with its pass over memory, is one. It takes arrays of a fixed shape, so the edge's cells
 (`rtbg.grid.Picked`) go through it some at a time. Used by `rtbg.upsampling`, `rtbg.foreground` and `rtbg.composite`.
-Memory bound: for each graph in use the inputs and outputs of `PIXELS` pixels and what lies between them, about 3 MB.
+Memory bound: for each graph in use the inputs and outputs of `PIXELS` pixels and what lies between them, about 3 MB;
+the code of the last `KEPT` graphs.
 """
 
 from __future__ import annotations
@@ -15,10 +16,14 @@ from typing import Any
 
 import numpy as np
 
+from engines import EngineError
+from engines.errors import short_reason
 from engines.openvino_engine import import_openvino
+from rtbg.errors import MattingError
 from rtbg.frame import Array
 
-PIXELS = 1 << 15  # at a time, so that all of it stays in the processor's cache
+PIXELS = 1 << 15  # at a time, so that all of it stays in the processor's cache (of large cells 16)
+KEPT = 16
 _LOCK = threading.Lock()
 
 
@@ -27,41 +32,78 @@ class Fused:
     thread at a time."""
 
     def __init__(self, build: Callable[..., tuple[list[Any], list[Any]]], *how: Any) -> None:
-        """build: `followed` or `painted`; how: what it takes after the first two arguments."""
-        with _LOCK:  # lru_cache does not keep two threads from compiling the same
-            compiled = _compiled(build, *how)
-        ov = import_openvino()
-        self._request = compiled.create_infer_request()
+        """build: `followed` or `painted`; how: what it takes after the first two arguments. Raises MattingError where
+        OpenVINO is missing or does not run here."""
         self._inputs: list[Array] = []
         self._outputs: list[Array] = []
-        for ports, kept, tell in (
-            (compiled.inputs, self._inputs, self._request.set_input_tensor),
-            (compiled.outputs, self._outputs, self._request.set_output_tensor),
-        ):
-            for k, port in enumerate(ports):
-                array: Array = np.zeros(tuple(port.shape), port.element_type.to_dtype())
-                tell(k, ov.Tensor(array, shared_memory=True))
-                kept.append(array)
+        try:
+            with _LOCK:  # lru_cache does not keep two threads from compiling the same
+                compiled = _compiled(build, *how)
+            ov = import_openvino()
+            self._request = compiled.create_infer_request()
+            for ports, kept, tell in (
+                (compiled.inputs, self._inputs, self._request.set_input_tensor),
+                (compiled.outputs, self._outputs, self._request.set_output_tensor),
+            ):
+                for k, port in enumerate(ports):
+                    array: Array = np.zeros(tuple(port.shape), port.element_type.to_dtype())
+                    tell(k, ov.Tensor(array, shared_memory=True))
+                    kept.append(array)
+        except (EngineError, RuntimeError) as exc:
+            raise _failed(exc) from exc
         self._rows = len(self._outputs[0])
         self._inputs = [kept.reshape(self._rows, -1) for kept in self._inputs]
 
     def __call__(self, given: Sequence[Array], out: Sequence[Array]) -> None:
-        """Makes the outputs of the inputs: arrays of as many rows each."""
+        """Makes the outputs of the inputs: arrays of as many rows each. Raises MattingError."""
         count = len(given[0])
         for begin in range(0, count, self._rows):
             end = min(count, begin + self._rows)
             for kept, array in zip(self._inputs, given, strict=True):
                 kept[: end - begin] = array[begin:end]
-            self._request.infer(share_outputs=True)
+            try:
+                self._request.infer(share_outputs=True)
+            except RuntimeError as exc:
+                raise _failed(exc) from exc
             for made, array in zip(self._outputs, out, strict=True):
                 array[begin:end] = made[: end - begin]
 
 
-@lru_cache(maxsize=32)
+class Graphs:
+    """The graphs of one step of one stream, each made when it is first asked for. One thread at a time."""
+
+    def __init__(self, build: Callable[..., tuple[list[Any], list[Any]]]) -> None:
+        """build: see `Fused`."""
+        self._build = build
+        self._made: dict[tuple[Any, ...], Fused] = {}
+
+    def of(self, *how: Any) -> Fused:
+        """See `Fused`. Of two at most that are remembered, one with and one without a past, or an edge."""
+        if how not in self._made:
+            if len(self._made) > 1:
+                self._made.clear()
+            self._made[how] = Fused(self._build, *how)
+        return self._made[how]
+
+
+def _failed(exc: EngineError | RuntimeError) -> MattingError:
+    if isinstance(exc, EngineError):  # it says what to do
+        return MattingError(str(exc))
+    return MattingError(
+        f"OpenVINO cannot work on the edge ({short_reason(exc)}): pip install --force-reinstall openvino"
+    )
+
+
+@lru_cache(maxsize=KEPT)
 def _compiled(build: Callable[..., tuple[list[Any], list[Any]]], side: int, *how: Any) -> Any:
     ov = import_openvino()
     inputs, outputs = build(ov.opset13, max(16, PIXELS // side**2), side, *how)
-    config = {"INFERENCE_NUM_THREADS": 1, "INFERENCE_PRECISION_HINT": "f32", "ENABLE_CPU_PINNING": False}
+    config = {
+        "NUM_STREAMS": "0",  # in the thread that calls, with none of its own
+        "INFERENCE_NUM_THREADS": 1,
+        "INFERENCE_PRECISION_HINT": "f32",
+        "ENABLE_CPU_PINNING": False,
+    }
     return _core().compile_model(ov.Model(outputs, inputs), "CPU", config)
 
 
@@ -105,9 +147,9 @@ def painted(
     uint16 for a `top` code above 255; with `behind` the new background's; with `own` the mean colours of the person,
     and these less the background's, (rows, 9) as `Picked.around` gives them. Out: the planes, of the codes' dtype.
 
-    Chroma is blended with alpha as `color.subsample` brings it there. With the means f of the person and b of the
-    background Forte's estimate of the person's own colour is F = f + a (I - a f - (1 - a) b), which is
-    I + (1 - a) (f - I) + a (1 - a) (f - b); not where there is no person at all."""
+    Chroma is blended with alpha as `color.subsample` brings it there, but not rounded to codes. With the means f of the
+    person and b of the background Forte's estimate of the person's own colour is F = f + a (I - a f - (1 - a) b), which
+    is I + (1 - a) (f - I) + a (1 - a) (f - b); not where nothing of the person is seen."""
     code = np.uint8 if top < 256 else np.uint16
     kx, ky = chroma
     inputs = [op.parameter([rows, side * side], np.uint8)]
@@ -139,7 +181,8 @@ def painted(
             inputs += [op.parameter([rows, 9], np.float32) for _ in range(2)]
             person, apart = (_enlarged(op, nine, high, across) for nine in inputs[-2:])
             part = op.multiply(mean, _number(op, 1 / 255))
-            way = op.multiply(op.subtract(_number(op, 1), part), op.clamp(mean, 0.0, 1.0))
+            reached = op.clamp(op.multiply(weight, _number(op, 8)), 0.0, 1.0)  # the least weight is an eighth
+            way = op.multiply(op.subtract(_number(op, 1), part), reached)
             change = op.add(op.subtract(person, picture), op.multiply(part, apart))
             colour = op.clamp(op.add(picture, op.multiply(way, change)), 0.0, float(top))
         if behind:

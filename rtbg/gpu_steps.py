@@ -337,12 +337,12 @@ class FrameSteps:
         share = ops.means(alpha, self._scale) * (1 / 255)
         person, behind = self._colours(cells, share)
         colours = torch.stack((person, person - behind), 1)
-        half = ops.functional.avg_pool2d(alpha[None, None], 2)[0, 0].round()
+        half, sited = ops.functional.avg_pool2d(alpha[None, None], 2)[0, 0], self._sited(alpha)
         done = []
         for k, (plane, own) in enumerate(zip(planes, colours, strict=True)):
             a = (alpha if k == 0 else half) * (1 / 255)
             big, apart = ops.enlarged(own, self._scale if k == 0 else self._scale // 2, *self.shapes[k])
-            way = (big + a * apart - plane) * torch.where(a > 0, 1 - a, a)
+            way = (big + a * apart - plane) * (1 - a) * ((alpha if k == 0 else sited) > 0)
             done.append((plane + way).round().clamp(0, 255))
         return tuple(done)
 
@@ -366,12 +366,16 @@ class FrameSteps:
             means.append(mean(own, weight + 1e-4, wide=False))
         return means[0], means[1]
 
+    def _sited(self, alpha: Tensor) -> Tensor:
+        """A matte at chroma's size: [1 2 1] horizontally, the mean of two rows."""
+        rows = alpha[0::2] + alpha[1::2]
+        left = self._torch.cat((rows[:, :1], rows[:, 1:-1:2]), 1)
+        return (2 * rows[:, 0::2] + left + rows[:, 1::2]) * (1 / 8)
+
     def _blend(self, planes: tuple[Tensor, ...], behind: tuple[Tensor, ...], alpha: Tensor) -> list[Tensor]:
         """`rtbg.composite`: uint8 planes; chroma's alpha is [1 2 1] horizontally and the mean of two rows."""
         torch = self._torch
-        rows = alpha[0::2] + alpha[1::2]
-        left = torch.cat((rows[:, :1], rows[:, 1:-1:2]), 1)
-        chroma = ((2 * rows[:, 0::2] + left + rows[:, 1::2]) * (1 / 8)).round()
+        chroma = self._sited(alpha).round()
         out = []
         for plane, back, a in zip(planes, behind, (alpha, chroma, chroma), strict=True):
             mixed = (plane * a * (1 / 255)).round() + (back * (255 - a) * (1 / 255)).round()

@@ -1,7 +1,7 @@
 """A coarse grid of whole cells laid over a frame, and the tiles of it that a step has to work on.
 
 What `rtbg.upsampling` and `rtbg.foreground` share: estimates are made once per cell, a square of `scale` pixels, and
-brought to full size only in those tiles where something is to be done.
+brought to full size only in those cells (`Picked`), or tiles of them, where something is to be done.
 Memory bound: nothing kept but what a `Scratch` is asked for.
 """
 
@@ -22,6 +22,7 @@ from rtbg.known import Known, halved
 # Cells on the longer side. More follow finer hair (240: Grad lower by 4 %), at twice the cost.
 CELLS = 160
 TILE = 12  # cells on a side
+CHUNK = 1 << 19  # pixels: a frame's edge is one chunk, unless there is nothing else
 AROUND = 4  # samples around a cell that `Picked` gives at most
 
 
@@ -204,9 +205,21 @@ class Picked:
         inner = inside & (ys * s >= AROUND) & ((ys + 1) * s + AROUND <= grid.height)
         inner &= (xs * s >= AROUND) & ((xs + 1) * s + AROUND <= grid.width)
         order = np.argsort(np.uint8(2) - inside - inner, kind="stable")
-        self.grid, self.ys, self.xs = grid, ys[order], xs[order]
-        self._inside, self._inner = int(np.count_nonzero(inside)), int(np.count_nonzero(inner))
+        self._keep(grid, ys[order], xs[order], int(np.count_nonzero(inside)), int(np.count_nonzero(inner)))
+
+    def _keep(self, grid: Grid, ys: Array, xs: Array, inside: int, inner: int) -> None:
+        self.grid, self.ys, self.xs = grid, ys, xs
+        self._inside, self._inner = inside, inner
         self._nine: Array | None = None
+
+    def chunks(self) -> Iterator[Picked]:
+        """All of them, `CHUNK` pixels at a time."""
+        size = max(1, CHUNK // self.grid.scale**2)
+        for k in range(0, len(self), size):
+            some = Picked.__new__(Picked)
+            counts = (min(max(0, count - k), size) for count in (self._inside, self._inner))
+            some._keep(self.grid, self.ys[k : k + size], self.xs[k : k + size], *counts)
+            yield some
 
     def __len__(self) -> int:
         return len(self.ys)
@@ -215,6 +228,8 @@ class Picked:
         """(cells, height * width), a new array: their parts of a plane subsampled by kx and ky, line by line, with
         `above` samples more above and below and `beside` on both sides (of luma's `AROUND` at most); beyond the frame's
         borders its last ones."""
+        if plane.strides[1] != plane.itemsize:  # every other sample, say: not what a frame has
+            plane = np.ascontiguousarray(plane)
         h, w = self.grid.scale // ky, self.grid.scale // kx
         count = self._inner if above or beside else self._inside
         out = np.empty((len(self), (h + 2 * above) * (w + 2 * beside)), plane.dtype)
@@ -228,12 +243,7 @@ class Picked:
             xs = self.xs[count:, None] * w + np.arange(-beside, w + beside)
             for at, length in ((ys, plane.shape[0]), (xs, plane.shape[1])):
                 np.clip(at, 0, length - 1, out=at)
-            samples = np.ascontiguousarray(plane).reshape(-1)
-            samples.take(
-                ys[:, :, None] * plane.shape[1] + xs[:, None],
-                out=out[count:].reshape(-1, *ys.shape[1:], xs.shape[1]),
-                mode="clip",
-            )
+            out[count:] = plane[ys[:, :, None], xs[:, None]].reshape(len(ys), -1)
         return out
 
     def put(self, parts: Array, plane: Array, kx: int = 1, ky: int = 1) -> None:

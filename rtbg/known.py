@@ -1,9 +1,9 @@
 """What one step finds out about a plane or a matte and a later one needs too: memory is slow, and what it takes to read
 a full-size plane again is often more than all that is then done with it.
 
-Used by `rtbg.color`, `rtbg.grid`, `rtbg.upsampling` and `rtbg.foreground`. Rests on planes and mattes being only read
-once they are handed on (`rtbg.frame`); where nothing is known, it is found out again. Not for a background's planes,
-which are valid until its next call only.
+Used by `rtbg.color`, `rtbg.grid`, `rtbg.upsampling`, `rtbg.foreground` and `rtbg.stillness`. Rests on planes and
+mattes being only read once they are handed on (`rtbg.frame`); where nothing is known, it is found out again. Not for a
+background's planes, which are valid until its next call only.
 Memory bound: what is told of an array goes with it; of a plane, at most its half-size copies and a grid of means.
 """
 

@@ -20,6 +20,7 @@ import cv2
 import numpy as np
 
 from rtbg.frame import Array, Frame
+from rtbg.known import halved
 
 # Seconds between two inferences at most: `rtbg.matting` forgets its past after 0.5, and pictures come unevenly.
 LONGEST = 0.45
@@ -69,7 +70,9 @@ def _blocks(plane: Array, halvings: int) -> Array:
             break
         if left == 1:
             plane = plane.astype(np.float32)
-        plane = cv2.resize(plane, (w // 2, h // 2), interpolation=cv2.INTER_AREA)
+        # The first half is what the network's input is made of, too.
+        first = left == halvings > 1
+        plane = halved(plane) if first else cv2.resize(plane, (w // 2, h // 2), interpolation=cv2.INTER_AREA)
     return plane.astype(np.float32, copy=False)
 
 

@@ -42,7 +42,8 @@ def ordinary_priority() -> Iterator[None]:
     finally:
         for task in _tasks():
             with suppress(OSError):  # one that has just ended
-                if (task == own or task not in before) and os.sched_getscheduler(int(task)) != policy:
+                found = os.sched_getscheduler(int(task)), os.sched_getparam(int(task)).sched_priority
+                if (task == own or task not in before) and found != (policy, param.sched_priority):
                     os.sched_setscheduler(int(task), policy, param)
 
 

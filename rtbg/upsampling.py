@@ -6,21 +6,21 @@ then applied to the full-resolution luma (U and V come in at the grid's resoluti
 small matte's edge; outside it the bilinear small matte rules exactly, so that nothing of the background's texture is
 ever copied into the matte. Used by `rtbg.matting`.
 
-Memory bound: about thirty float32 arrays of the grid's size (14,000 cells), some of the band's pixels, the matte
-given out and the one before.
+Memory bound: about thirty float32 arrays of the grid's size (14,000 cells), a chunk of cells (`rtbg.grid.CHUNK`)
+five times, the matte given out and the one before.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 
 from rtbg.frame import Array
-from rtbg.fused import Fused, followed, margin
+from rtbg.fused import Graphs, followed, margin
 from rtbg.grid import CELLS, EDGES, MEANS, Edges, Grid, Means, Picked, edge_of, ramp
 
 # Half the window of the fit, as a fraction of the longer side.
@@ -78,7 +78,7 @@ class Upsampler:
         self._seen: list[Array] = []
         self._given: Array | None = None  # the matte before, without `edge`; None: no past
         self._time: float | None = None
-        self._fused: dict[tuple[Any, ...], Fused] = {}
+        self._graphs = Graphs(followed)
 
     def reset(self) -> None:
         """Forgets the past: to be called at a scene cut."""
@@ -149,19 +149,18 @@ class Upsampler:
     def _raise(self, alpha: Array, luma: Array, cells: Picked, rise: Array, base: Array, ends: _Ends) -> None:
         """Adds rise * luma + base to `alpha` in these cells, all in which that is not 0, and notes what they then hold.
         rise, base: (rows, columns) of the grid."""
-        how = cells.grid.scale, 255 if luma.dtype == np.uint8 else 1023, self._given is not None, LEAST
-        if how not in self._fused:
-            self._fused = {how: Fused(followed, *how)}
-        fused = self._fused[how]
-        luma = cells.parts(luma, above=2, beside=margin(cells.grid.scale))
-        given = [luma, cells.parts(alpha), cells.around(rise), cells.around(base)]
-        if self._given is not None:
-            given.append(cells.parts(self._given))
-        new = np.empty_like(given[1])
-        found = [np.empty((len(new), 1), np.float32) for _ in range(3)]
-        fused(given, [new, *found])
-        cells.put(new, alpha)
-        ends.note(cells, *(each[:, 0] for each in found))
+        top = 255 if luma.dtype == np.uint8 else 1023
+        graph = self._graphs.of(cells.grid.scale, top, self._given is not None, LEAST)
+        for some in cells.chunks():
+            lumas = some.parts(luma, above=2, beside=margin(cells.grid.scale))
+            given = [lumas, some.parts(alpha), some.around(rise), some.around(base)]
+            if self._given is not None:
+                given.append(some.parts(self._given))
+            new = np.empty_like(given[1])
+            found = [np.empty((len(new), 1), np.float32) for _ in range(3)]
+            graph(given, [new, *found])
+            some.put(new, alpha)
+            ends.note(some, *(each[:, 0] for each in found))
 
     def _calmed(self, cells: list[Array], elapsed: float | None) -> list[Array]:
         """Y, U and V of the grid's cells, averaged over the time in which they have not changed."""

@@ -251,3 +251,34 @@ def test_with_the_persons_colours_as_in_two_steps(bits: int, chroma: tuple[int, 
         want = composite(frame.with_planes(Foreground()(frame.planes, matte)), matte, behind)
         for a, b in zip(blend(frame, matte, behind).planes, want.planes, strict=True):
             assert np.abs(a.astype(int) - b).max() <= 1  # in between those are rounded to codes
+
+
+def test_no_colour_of_the_room_beside_a_hard_edge() -> None:
+    """Chroma looks at the column on its left: a sample in which hardly anyone is, may be half of the person there."""
+    shape, half = (90, 320), (45, 160)
+    y = np.full(shape, 100, np.uint8)
+    alpha = np.zeros(shape, np.uint8)
+    alpha[:, :159] = 255  # an odd number of columns: the last one is beside a sample of chroma
+    for more in (0, 1):
+        alpha[:, 160] = more
+        u = np.full(half, 100, np.uint8)  # the room
+        u[:, :80] = 200  # the person
+        frame = Frame((y, u, u), 0, Fraction(1, 30))
+        new = (y, np.full(half, 200, np.uint8), np.full(half, 200, np.uint8))
+        for plane in Compositor(foreground=Foreground())(frame, alpha, new).planes[1:]:
+            assert plane.min() >= 199
+
+
+def test_a_picture_without_an_edge_makes_no_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    blend, alpha = Compositor(foreground=Foreground()), disc(64, 50)
+    frame, behind = frame_of(1, 64, 50, 8, (2, 2)), planes(2, 64, 50, 8, (2, 2))
+    want = blend(frame, alpha, behind).planes
+
+    def made(*_: object) -> None:
+        raise AssertionError("a graph was made")
+
+    monkeypatch.setattr("rtbg.fused.Fused", made)
+    for flat in (0, 255):
+        blend(frame, np.full_like(alpha, flat), behind)
+    for a, b in zip(blend(frame, alpha, behind).planes, want, strict=True):
+        np.testing.assert_array_equal(a, b)

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
+from rtbg.errors import MattingError
 from rtbg.fused import Fused, followed, margin, painted
 
 COUNT = 300  # rows: more than go through at once where cells are large
@@ -86,7 +87,7 @@ def test_painted(side, own, behind, top, chroma):
         colour = picture.astype(np.float64)
         if own:
             change = enlarged(person, *shape[1:]) - picture + mean * enlarged(apart, *shape[1:])
-            colour = np.clip(picture + (1 - mean) * np.minimum(255 * mean, 1) * change, 0, top)
+            colour = np.clip(picture + (1 - mean) * (weight > 0) * change, 0, top)
         want.append(weight * colour + (1 - weight) * back if behind else colour)
     out = [np.empty((COUNT, w[0].size), code) for w in want]
     Fused(painted, side, chroma, top, own, behind)([g.reshape(COUNT, -1) for g in given], out)
@@ -142,3 +143,17 @@ def test_importing_it_imports_no_library():
     root = Path(__file__).parent.parent
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, timeout=60)
     assert (done.returncode, done.stdout.strip()) == (0, "False"), done.stderr
+
+
+def test_without_openvino_it_is_one_line(monkeypatch):
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(MattingError, match="pip install openvino"):
+        Fused(painted, 10, (1, 1), 255, False, True)
+
+
+def test_no_threads_of_its_own():
+    before = len(list(Path("/proc/self/task").iterdir())) if sys.platform == "linux" else 0
+    graphs = [Fused(painted, side, (2, 2), 255, True, True) for side in (14, 16, 18)]
+    assert graphs
+    if before:
+        assert len(list(Path("/proc/self/task").iterdir())) == before
