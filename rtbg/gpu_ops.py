@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from rtbg.color import nearly_half
 from rtbg.frame import Array
 
 Tensor: TypeAlias = Any  # torch.Tensor, without importing torch
@@ -99,7 +100,8 @@ class Ops:
         self, shape: tuple[int, int], size: tuple[int, int], *, odd: bool = False
     ) -> Callable[[Tensor], Tensor]:
         """What `rtbg.color.reduce` does with a plane of codes (height, width), to a size likewise: halves as long as
-        that fits, then by area, or linearly where it grows. odd: halves odd sides too, as `rtbg.backgrounds.blur`."""
+        that fits, then by area, or linearly where it grows or shrinks to nearly a half. odd: halves odd sides too, as
+        `rtbg.backgrounds.blur`."""
         (height, width), steps = shape, list[Callable[[Tensor], Tensor]]()
 
         def towards(rows: int, columns: int, *, shrink: bool) -> Callable[[Tensor], Tensor]:
@@ -111,7 +113,8 @@ class Ops:
                 uneven = height % 2 or width % 2
                 steps.append(towards(height // 2, width // 2, shrink=True) if uneven else self.halved)
                 height, width = height // 2, width // 2
-        steps.append(towards(*size, shrink=height >= size[0] and width >= size[1]))
+        shrinks = height >= size[0] and width >= size[1]
+        steps.append(towards(*size, shrink=shrinks and not nearly_half((height, width), size)))
 
         def reduce(plane: Tensor) -> Tensor:
             for step in steps:
