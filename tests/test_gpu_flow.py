@@ -331,7 +331,7 @@ engine, info = Own(find_model("fast"), runner), DemoSource(size=(320, 180), seco
 for show, wrap in (("matte", 0), ("composite", 0.5)):
     assert open_frames(engine, info, Refinement(), parse_background("green"), show=show, wrap=wrap) is None
 assert "torch" not in sys.modules
-Lent(engine, (208, 112))
+Lent(engine, find_model("fast").sizes[0])
 assert "torch" not in sys.modules
 """
     root = Path(__file__).parent.parent

@@ -143,7 +143,7 @@ def test_published_weights_fit_and_carry_over(data: Path, tmp_path: Path) -> Non
     said = python(*run, "--out", tmp_path / "balanced", "--first-stage", 2)
     assert "begins with" not in said
     teacher = tmp_path / "balanced" / "best.pt"
-    said = python(*run, "--out", tmp_path / "fast", "--model", "thin", "--init", teacher, "--teacher", teacher)
+    said = python(*run, "--out", tmp_path / "fast", "--model", "fast", "--init", teacher, "--teacher", teacher)
     assert "begins with" in said, "what fits of the larger network was taken over"
 
     from training.lite import LiteConfig, LiteUNet

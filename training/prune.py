@@ -1,11 +1,11 @@
-"""A thinner network out of a trained one: the start of `thin`.
+"""A thinner network out of a trained one: the start of `fast`.
 
     python -m training.prune --data PATH --checkpoint training/checkpoints/balanced.pt --out runs/start
 
 Whole channels are taken out, those that give the least to the convolution after them (the root mean square of the
 channel times the norm of its filters), and that convolution is fitted again, by least squares on training pictures,
 to what it gave before (after He et al. 2017, "Channel pruning"). What is left is then trained on:
-`training.train --model thin --init runs/start/best.pt`.
+`training.train --model fast --init runs/start/best.pt`.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--checkpoint", type=Path, required=True, help="the trained network's best.pt")
-    parser.add_argument("--model", choices=PRESETS, default="thin", help="what it becomes (default: thin)")
+    parser.add_argument("--model", choices=PRESETS, default="fast", help="what it becomes (default: fast)")
     parser.add_argument("--out", type=Path, required=True, help="folder for best.pt and best.json")
     args = parser.parse_args(argv)
     network, config = load_checkpoint(args.checkpoint)

@@ -40,8 +40,7 @@ from training.sheets import draw_curve, draw_sheet
 
 # Input sizes, (width, height): landscape 16:9 and 4:3, square, portrait 3:4 and 9:16.
 SIZES = ((320, 192), (288, 224), (256, 256), (224, 288), (192, 320))
-SMALL = ((208, 112), (176, 128), (144, 144), (128, 176), (112, 208))
-THIN = ((256, 160), (224, 160), (192, 192), (160, 224), (160, 256))
+SMALL = ((256, 160), (224, 160), (192, 192), (160, 224), (160, 256))
 LARGE = ((512, 288), (448, 352), (384, 384), (352, 448), (288, 512))
 PAUSE = 60.0  # seconds: no step takes that long
 HOURS = 1.25  # of a run of which nothing else is said, on one CPU core
@@ -84,12 +83,11 @@ def build(config: UNetConfig | LiteConfig) -> UNet | LiteUNet:
 # Of the logits (`LiteConfig.contrast`): the true-alpha portraits' MAD fell by a fifth, at 0.001 of IoU.
 CONTRAST = (1.5, -0.5)
 
-# What is trained under each name. `thin` (begun by `training.prune`) is to be the next `fast`: a third of balanced's
-# cost too, but of more pixels. `unet` is the network that shipped first: no weights from elsewhere.
+# What is trained under each name. `fast`, begun by `training.prune`, is a third of balanced's multiply-adds. `unet` is
+# the network that shipped first: no weights from elsewhere.
 PRESETS = {
     "balanced": TrainConfig(model=LiteConfig(contrast=CONTRAST)),
-    "fast": TrainConfig(model=LiteConfig(levels=4), sizes=SMALL),
-    "thin": TrainConfig(model=LiteConfig(widths=(80, 40, 24, 16), keep=0.5, contrast=CONTRAST), sizes=THIN),
+    "fast": TrainConfig(model=LiteConfig(widths=(80, 40, 24, 16), keep=0.5, contrast=CONTRAST), sizes=SMALL),
     "quality": TrainConfig(model=LiteConfig(contrast=CONTRAST), sizes=LARGE, batch=16),
     "both": TrainConfig(model=LiteConfig(contrast=CONTRAST), sizes=SIZES + LARGE, batch=16),
     "unet": TrainConfig(model=UNetConfig()),
