@@ -61,7 +61,8 @@ class Compositor:
         edge, full = (known.edge, known.full) if known and known.grid == grid else grid.edge(alpha)
         steps = (1, 1), frame.chroma, frame.chroma
         done = _copied(frame.planes[:3], background[:3], full, grid, steps)
-        self._painter(Picked(grid, edge), alpha, frame.planes, done, own=own, behind=background)
+        cells = own.picked if own else Picked(grid, edge)
+        self._painter(cells, alpha, frame.planes, done, chroma=frame.chroma, own=own, behind=background)
         return done
 
 

@@ -64,7 +64,7 @@ class Foreground:
         if own is None:
             return planes[:3]
         done = tuple(p.copy() for p in planes[:3])
-        self._painter(own.picked, alpha, planes, done, own=own)
+        self._painter(own.picked, alpha, planes, done, chroma=own.cells.steps[1], own=own)
         if self.wrap and background is not None:
             self._spill(own.cells, [(p, b) for p, b in zip(done, background, strict=False)], own.person)
         return done
@@ -116,21 +116,20 @@ class Painter:
         planes: Sequence[Array],
         out: Sequence[Array],
         *,
+        chroma: tuple[int, int],
         own: Own | None = None,
         behind: Sequence[Array] | None = None,
     ) -> None:
         """Writes these cells of Y, U and V into `out`: those of `planes`, in the person's `own` colours and blended
-        by `alpha` over what is `behind`, where these are given. See `fused.painted`."""
+        by `alpha` over what is `behind`, where these are given. chroma: as `Frame.chroma`. See `fused.painted`."""
         if not len(cells):
             return
-        luma, chroma = planes[0], planes[1]
-        step = 1 if chroma.shape[1] == luma.shape[1] else 2, 1 if chroma.shape[0] == luma.shape[0] else 2
-        top = 255 if luma.dtype == np.uint8 else 1023
-        graph = self._graphs.of(cells.grid.scale, step, top, own is not None, behind is not None)
-        sizes = (1, 1), step, step
+        top = 255 if planes[0].dtype == np.uint8 else 1023
+        graph = self._graphs.of(cells.grid.scale, chroma, top, own is not None, behind is not None)
+        sizes = (1, 1), chroma, chroma
         for some in cells.chunks():
             share = some.parts(alpha)
-            given = [share] if step == (1, 1) else [share, some.parts(alpha, beside=margin(cells.grid.scale))]
+            given = [share] if chroma == (1, 1) else [share, some.parts(alpha, beside=margin(cells.grid.scale))]
             made = []
             for k, size in enumerate(sizes):
                 given.append(some.parts(planes[k], *size))

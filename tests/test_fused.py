@@ -151,9 +151,8 @@ def test_without_openvino_it_is_one_line(monkeypatch):
         Fused(painted, 10, (1, 1), 255, False, True)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="threads are counted in /proc")
 def test_no_threads_of_its_own():
-    before = len(list(Path("/proc/self/task").iterdir())) if sys.platform == "linux" else 0
+    before = {task.name for task in Path("/proc/self/task").iterdir()}
     graphs = [Fused(painted, side, (2, 2), 255, True, True) for side in (14, 16, 18)]
-    assert graphs
-    if before:
-        assert len(list(Path("/proc/self/task").iterdir())) == before
+    assert {task.name for task in Path("/proc/self/task").iterdir()} <= before, f"threads of {graphs}"
