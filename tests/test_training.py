@@ -70,10 +70,15 @@ def test_train_resume_export(data: Path, tmp_path: Path) -> None:
     history = json.loads((out / "history.json").read_text())
     assert [h["epoch"] for h in history] == [1, 2]
 
-    other = (*run[:4], tmp_path / "other", *run[5:], "--init", out / "best.pt", "--rate", 1e-9)
+    other = (*run[:4], tmp_path / "other", *run[5:], "--init", out / "best.pt", "--rate", 1e-9, "--hold-norms")
     python(*other, "--epochs", 1)
     begun = json.loads((tmp_path / "other" / "history.json").read_text())[0]
     assert begun["iou"] == pytest.approx(max(h["iou"] for h in history), abs=0.02), "it began with those weights"
+    commands = json.loads((tmp_path / "other" / "best.json").read_text())["commands"]
+    assert commands[-1].endswith("--hold-norms --init PREVIOUS")
+    norms = [torch.load(folder / "best.pt", weights_only=True) for folder in (out, tmp_path / "other")]
+    held = [key for key in norms[0] if key.endswith("running_mean")]
+    assert held and all(torch.equal(norms[0][key], norms[1][key]) for key in held)
 
     models = tmp_path / "models"
     models.mkdir()

@@ -20,7 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from training.model import Gate, Up
+from training.depthwise import FilteredBetween, usable
+from training.model import Gate, Up, folded, held, normed
 
 # (kernel, stride, expansion, channels, repeats) of the seven stages before scaling.
 STAGES = (
@@ -138,9 +139,13 @@ class Inverted(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, cin, H, W) to (N, cout, H / stride, W / stride)."""
-        y = F.relu6(self._bn0(self._expand_conv(x))) if self.widens else x
-        y = F.relu6(self._bn1(self._depthwise_conv(y)))
-        y = self._bn2(self._project_conv(y))
+        y = normed(self._expand_conv, self._bn0, x) if self.widens else x
+        conv = self._depthwise_conv
+        if held(self._bn1, x) and usable(y, conv.out_channels, conv.kernel_size[0]):
+            y = FilteredBetween.apply(y, *folded(conv, self._bn1), conv.stride[0])  # type: ignore[no-untyped-call]
+        else:
+            y = F.relu6(self._bn1(conv(F.relu6(y) if self.widens else y)))
+        y = normed(self._project_conv, self._bn2, y)
         out: Tensor = x + y if self.keep else y
         return out
 

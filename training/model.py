@@ -33,9 +33,41 @@ class UNetConfig:
     head: int = 16
 
 
+def folded(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """(filters, biases) of a convolution and the norm after it, where that is held still; both learn on in these."""
+    assert norm.running_mean is not None and norm.running_var is not None
+    scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+    return conv.weight * scale.view(-1, 1, 1, 1), norm.bias - norm.running_mean * scale
+
+
+def held(norm: nn.BatchNorm2d, x: Tensor) -> bool:
+    """Whether a norm is held still while the network learns on a CPU: then it is worth folding."""
+    return not norm.training and x.device.type == "cpu" and torch.is_autocast_enabled("cpu")
+
+
+def normed(conv: nn.Conv2d, norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
+    """norm(conv(x)), in one pass where the norm is held still; not for a `conv` that pads in a way of its own."""
+    if not held(norm, x):
+        out: Tensor = norm(conv(x))
+        return out
+    weight, bias = folded(conv, norm)
+    return F.conv2d(x, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
+
+
+class Normed(nn.Sequential):
+    """Convolution, batch norm, ReLU."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) to the convolution's shape."""
+        conv, norm, *rest = self
+        assert isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)
+        x = normed(conv, norm, x)
+        return F.relu(x, inplace=True) if rest else x
+
+
 def conv(cin: int, cout: int, *, stride: int = 1, dilation: int = 1, kernel: int = 3) -> nn.Sequential:
     """Convolution, batch norm, ReLU; the norm folds into the convolution on export."""
-    return nn.Sequential(
+    return Normed(
         nn.Conv2d(cin, cout, kernel, stride, padding=dilation * (kernel // 2), dilation=dilation, bias=False),
         nn.BatchNorm2d(cout),
         nn.ReLU(inplace=True),
