@@ -32,8 +32,8 @@ MEMORY = 0.1
 CALM, MOVED = 0.5, 1.9
 # Where nothing moves and the mattes still disagree, by more than noise makes them, the past is wrong more likely than
 # the present: the time constant falls to ASTRAY as the disagreement rises through this range.
-DISAGREE = (0.05, 0.25)
-ASTRAY = 0.03
+DISAGREE = (0.1, 0.3)
+ASTRAY = 0.01
 # The noise is taken from the picture's median difference; where everything moves, that is no noise: at most this.
 NOISE = 1.0
 
