@@ -31,7 +31,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from training.data import Batches, SampleMaker, load_backgrounds, load_people
+from training.data import CALM, Batches, SampleMaker, load_backgrounds, load_people
 from training.evaluate import evaluate, load_validation, summarize
 from training.lite import LiteConfig, LiteUNet
 from training.losses import matting_loss
@@ -322,7 +322,10 @@ def train(
         while done() < 1:
             if stage_of(config, done()) != stage:
                 stage = stage_of(config, done())
-                source = Batches(maker, config.batch, stage_sizes(config, stage), config.seed + 1000 * len(run.history))
+                # What was cut out and pasted teaches; what is seen in use comes last (as in Ge et al. 2021, "YOLOX").
+                last = stage == len(STAGES) - 1 and config.first_stage < stage
+                made = SampleMaker(maker.people, maker.scenes, CALM) if last else maker
+                source = Batches(made, config.batch, stage_sizes(config, stage), config.seed + 1000 * len(run.history))
                 loader = iter(DataLoader(source, batch_size=None, num_workers=workers, prefetch_factor=4))
                 print("sizes", stage_sizes(config, stage), flush=True)
             assert loader is not None
