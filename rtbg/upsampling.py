@@ -42,6 +42,9 @@ GAP = 0.5
 LEAST = 1
 
 
+_THREE = np.ones((3, 3), np.uint8)
+
+
 @dataclass(frozen=True, slots=True)
 class Edge:
     """What is done to the matte's edge at full size; the defaults leave it alone. In this order, and combined:
@@ -142,7 +145,9 @@ class Upsampler:
         cv2.multiply(slope, share, rise[box], CONTRAST * 255 / top)
         offset = cv2.addWeighted(offset, CONTRAST, inside, -1.0, 0.5 - CONTRAST / 2)
         cv2.multiply(offset, share, base[box], 255.0)
-        touched = Picked(grid, cv2.dilate(band, np.ones((3, 3), np.uint8)))
+        sure = _sure(guides[0], rise[box], base[box], _Ends(*(e[box] for e in ends)), top)
+        band[box][sure] = 0
+        touched = Picked(grid, cv2.dilate(band, _THREE))
         self._raise(alpha, luma, touched, rise, base, ends)
         EDGES.tell(alpha, Edges(grid, *edge_of(ends.most, ends.least), ends.share))
 
@@ -194,6 +199,17 @@ class _Ends(NamedTuple):
         at = cells.ys, cells.xs
         self.least[at], self.most[at] = least, most
         self.share[at] = mean * np.float32(1 / 255)
+
+
+def _sure(luma: Array, rise: Array, base: Array, ends: _Ends, top: int) -> Array:
+    """bool, like luma: the cells full of 0 or of 255 that surely stay so: a third of the band. luma: 0..1. Pixels lie
+    off their cell's mean luma by half the range of the means around it, and by noise; what is further off in a single
+    cell is texture."""
+    change = cv2.add(cv2.multiply(rise, luma, scale=top), base)
+    spread = cv2.subtract(cv2.dilate(luma, _THREE), cv2.erode(luma, _THREE))
+    steep = np.abs(rise)
+    slack = cv2.scaleAdd(steep, 4 * top / 255, cv2.multiply(steep, spread, scale=top / 2))
+    return np.asarray(((ends.most == 0) & (change < -slack)) | ((ends.least == 255) & (change > slack)))
 
 
 def _reached(small: Array, grid: Grid) -> tuple[Array, Array]:
