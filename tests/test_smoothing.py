@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from rtbg.islands import HAZE, Islands, without_haze
+from rtbg.islands import HAZE, Islands, _all_large, without_haze
 from rtbg.smoothing import GAP, Smoother, TwoSided
 
 SIZE = (90, 160)
@@ -219,6 +219,23 @@ def test_islands_and_pin_holes_go_and_nothing_else() -> None:
     np.testing.assert_allclose(out, expected, atol=1e-6)
     clean = person()
     assert Islands().push(clean, 0.0) is clean
+
+
+def test_outlines_never_hide_a_small_region() -> None:
+    """Rings, specks and crowds of regions: where outlines say that all are large, labelling every pixel agrees."""
+    rng, said = np.random.default_rng(0), 0
+    for _ in range(400):
+        mask = np.zeros((96, 160), np.uint8)
+        for _ in range(int(rng.integers(0, 5))):
+            centre, axes = rng.integers(0, 160, 2).tolist(), rng.integers(1, 60, 2).tolist()
+            cv2.ellipse(mask, centre, axes, 0, 0, 360, 1, int(rng.choice((-1, 1, 3))))
+        mask ^= (rng.random(mask.shape) < rng.choice((0, 0.001))).astype(np.uint8)
+        size = float(rng.choice((20, 100, 400)))
+        _, _, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
+        if _all_large(mask, size):
+            said += 1
+            assert (stats[1:, cv2.CC_STAT_AREA] >= size).all()
+    assert 40 < said < 360
 
 
 def test_islands_come_and_go_without_a_step() -> None:

@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
+from rtbg import upsampling
 from rtbg.grid import EDGES, MEANS, Grid, Picked
 from rtbg.upsampling import LEAST, Edge, Upsampler, shaped
 
@@ -56,6 +57,21 @@ def test_nearer_the_truth_than_bilinear(size: tuple[int, int], bits: int) -> Non
     alpha = Upsampler()(small, planes)
     assert alpha.dtype == np.uint8 and alpha.shape == true.shape
     assert error(alpha, true) < 0.75 * error(bilinear(small, *size), true)
+
+
+def test_cells_left_out_stay_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that surely stay empty or full are not worked on, and it shows nowhere but in single codes."""
+    true, planes = hairy()
+    small, counts, mattes = small_of(true), [], []
+    for left_out in (True, False):
+        if not left_out:
+            monkeypatch.setattr(upsampling, "_sure", lambda luma, *rest: np.zeros(luma.shape, bool))
+        upsampler, raised = Upsampler(), Upsampler._raise
+        monkeypatch.setattr(upsampler, "_raise", lambda *a, f=raised, u=upsampler: (counts.append(len(a[2])), f(u, *a)))
+        mattes.append(upsampler(small, planes))
+    assert 0.2 * counts[1] < counts[0] < 0.85 * counts[1]
+    apart = cv2.absdiff(*mattes)
+    assert apart.max() <= 8 and np.count_nonzero(apart) < 2e-5 * apart.size
 
 
 @pytest.mark.parametrize("size", [(1280, 720), (1921, 1079), (853, 480), (333, 251)], ids=str)
