@@ -220,14 +220,18 @@ class SampleMaker:
         return rgb, (seen * 255).round().astype(np.uint8)
 
     def _behind(self, rng: np.random.Generator, rgb: U8, alpha: U8) -> U8:
-        """The picture with something behind the people, at their place and of their size: of one colour or of any
-        texture, as a chair's back, a car seat, a cushion or a coat on the wall might be."""
+        """The picture with something behind the people, at their place and of their size, or at the frame's side: of
+        one colour or of any texture, as a chair's back, a car seat, a cushion or a coat on the wall might be."""
         height, width = alpha.shape
         x, y, w, h = cv2.boundingRect((alpha > 127).astype(np.uint8))
         if w == 0:
             x, y, w, h = 0, 0, width, height
         half = 0.5 * w * np.exp(rng.uniform(math.log(0.4), math.log(1.5), 2)) * np.array([1.0, 1.3])
         centre = np.array([x + w * rng.uniform(0.1, 0.9), y + h * rng.uniform(-0.1, 0.5) + half[1]])
+        if rng.random() < 0.35:  # a chair that the frame cuts off, and nobody in it
+            half = np.array([width, height]) * rng.uniform(0.08, 0.3, 2)
+            across = rng.choice((0, width)) + rng.uniform(-1, 0.7) * half[0]
+            centre = np.array([across, height * rng.uniform(0.5, 1.05)])
         t = np.linspace(0, 2 * math.pi, 48, endpoint=False)
         ray = np.stack((np.cos(t), np.sin(t)))
         outline = np.sign(ray) * np.abs(ray) ** rng.uniform(0.25, 1.0)  # from nearly a box to an ellipse
