@@ -128,8 +128,7 @@ class Painter:
         graph = self._graphs.of(cells.grid.scale, chroma, top, own is not None, behind is not None)
         sizes = (1, 1), chroma, chroma
         for some in cells.chunks():
-            share = some.parts(alpha)
-            given = [share] if chroma == (1, 1) else [share, some.parts(alpha, beside=margin(cells.grid.scale))]
+            given = [some.parts(alpha, beside=0 if chroma == (1, 1) else margin(cells.grid.scale))]
             made = []
             for k, size in enumerate(sizes):
                 given.append(some.parts(planes[k], *size))

@@ -142,25 +142,28 @@ def painted(
 ) -> tuple[list[Any], list[Any]]:
     """The person's colours at the edge (`own`), and these or the camera's blended over what is `behind`.
 
-    In: alpha, uint8 (rows, side * side); where chroma is subsampled alpha again, with `margin` columns more on both
-    sides; then for each plane, Y, U and V, (rows, height * width): the camera's codes, uint8 or
-    uint16 for a `top` code above 255; with `behind` the new background's; with `own` the mean colours of the person,
-    and these less the background's, (rows, 9) as `Picked.around` gives them. Out: the planes, of the codes' dtype.
+    In: alpha, uint8 (rows, side * side), where chroma is subsampled with `margin` columns more on both sides; then for
+    each plane, Y, U and V, (rows, height * width): the camera's codes, uint8 or uint16 for a `top` code above 255;
+    with `behind` the new background's; with `own` the mean colours of the person, and these less the background's,
+    (rows, 9) as `Picked.around` gives them. Out: the planes, of the codes' dtype.
 
     Chroma is blended with alpha as `color.subsample` brings it there, but not rounded to codes. With the means f of the
     person and b of the background Forte's estimate of the person's own colour is F = f + a (I - a f - (1 - a) b), which
     is I + (1 - a) (f - I) + a (1 - a) (f - b); not where nothing of the person is seen."""
     code = np.uint8 if top < 256 else np.uint16
     kx, ky = chroma
-    inputs = [op.parameter([rows, side * side], np.uint8)]
-    luma = op.convert(inputs[0], np.float32)
-    sited = near = luma
-    if chroma != (1, 1):
+    if chroma == (1, 1):
+        inputs = [op.parameter([rows, side * side], np.uint8)]
+        luma = sited = near = op.convert(inputs[0], np.float32)
+    else:
         # Of `ky` rows of alpha, one after the other in memory: the one row of chroma's.
         beside, high, across = margin(side), side // ky, side // kx
         wide = ky * (side + 2 * beside)
-        inputs.append(op.parameter([rows * high, wide], np.uint8))
-        lines, x = op.convert(inputs[1], np.float32), np.arange(across)
+        inputs = [op.parameter([rows, side, side + 2 * beside], np.uint8)]
+        alpha = op.convert(inputs[0], np.float32)
+        ends = (np.array([n]) for n in (beside, beside + side, 1, 2))
+        luma = _flat(op, op.slice(alpha, *(op.constant(n) for n in ends)), rows)
+        lines, x = op.reshape(alpha, op.constant(np.array([rows * high, wide])), False), np.arange(across)
         matrices = np.zeros((2, ky, side + 2 * beside, across), np.float32)
         for shift, tap, box in ((-1, 1, 0), (0, 2, 1), (1, 1, 1)) if kx == 2 else ((0, 1, 1),):
             matrices[:, :, x * kx + shift + beside, x] = (
