@@ -221,14 +221,14 @@ class FrameSteps:
             self._remember(ring, value)
         weights = 1 / self._weights[0]
         total = self._smoothed[0] * weights
-        open_ = torch.ones_like(total)
+        way, alive = torch.zeros_like(total), torch.ones_like(elapsed)
         later = torch.zeros_like(elapsed)
         for k in range(1, self.lookahead + 1):
             later = later + self._elapsed[k]
-            moved = ops.ramp(self._changes(self._pictures[k], self._pictures[0]), smo.CALM, smo.MOVED)
+            way = way + self._changes(self._pictures[k], self._pictures[k - 1]).clamp(min=0)
             # Nothing beyond a cut counts, nor anything after that.
-            open_ = torch.minimum(open_, 1 - moved) * (1 - self._fresh[k])
-            part = open_ * torch.exp(-later / (smo.STILL * strength))
+            alive = alive * (1 - self._fresh[k])
+            part = alive * (1 - ops.ramp(way, smo.CALM, smo.MOVED)) * torch.exp(-later / (smo.STILL * strength))
             total = total + part * self._mattes[k]
             weights = weights + part
         return total / weights
@@ -236,8 +236,7 @@ class FrameSteps:
     def _changes(self, picture: Tensor, reference: Tensor) -> Tensor:
         difference = self._ops.apply((picture - reference).abs(), self._five_small)
         some = difference[::4, ::4].flatten().sort().values
-        count = some.shape[0]
-        noise = (some[(count - 1) // 2] + some[count // 2]) / 2
+        noise = some[some.shape[0] // 2]
         return difference - 2 * noise.clamp(max=smo.NOISE)
 
     def _without_islands(self, matte: Tensor, elapsed: Tensor, new: Tensor) -> Tensor:

@@ -323,8 +323,8 @@ def _whole(plane: Array, s: int) -> Array:
     return np.asarray(cv2.resize(plane, (plane.shape[1] // s, plane.shape[0] // s), interpolation=cv2.INTER_AREA))
 
 
-def ramp(values: Array, low: float, high: float) -> Array:
-    """float32: 0 up to low, 1 from high on, straight in between."""
-    way = np.multiply(values, np.float32(1 / (high - low)))
+def ramp(values: Array, low: float, high: float, out: Array | None = None) -> Array:
+    """float32, in `out` where given: 0 up to low, 1 from high on, straight in between; low may be the greater."""
+    way = np.multiply(values, np.float32(1 / (high - low)), out=out)
     way -= np.float32(low / (high - low))
     return np.asarray(np.clip(way, 0, 1, out=way))

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 
 from rtbg.frame import Array
-from rtbg.grid import ramp
+from rtbg.grid import Scratch, ramp
 
 # Seconds without a picture after which the past says nothing about the present any more.
 GAP = 0.5
@@ -92,7 +92,7 @@ T = TypeVar("T")
 
 class _Moment(NamedTuple):
     matte: Array
-    picture: Array
+    change: Array  # of the picture since the one before, as `changes` gives it, but never below 0
     seconds: float
 
 
@@ -107,6 +107,8 @@ class TwoSided(Generic[T]):
         self._past = Smoother(strength)
         self._lookahead = lookahead if strength else 0
         self._waiting: deque[tuple[T, Array, Array, _Moment]] = deque()
+        self._picture: Array | None = None  # the last one
+        self._scratch = Scratch()
 
     def push(self, item: T, matte: Array, grey: Array, seconds: float) -> list[tuple[T, Array]]:
         """Takes a matte as `Smoother.push` does, with anything that is to come out with it; returns what is
@@ -120,7 +122,11 @@ class TwoSided(Generic[T]):
         smoothed = self._past.push(matte, grey, seconds)
         if not self._lookahead:
             return [*done, (item, smoothed)]
-        self._waiting.append((item, smoothed, self._past.weight, _Moment(matte.copy(), steady(grey), seconds)))
+        picture = steady(grey)
+        before = picture if self._picture is None or not self._waiting else self._picture
+        change = np.maximum(changes(picture, before), 0)
+        self._picture = picture
+        self._waiting.append((item, smoothed, self._past.weight, _Moment(matte.copy(), change, seconds)))
         if len(self._waiting) > self._lookahead:
             done.append(self._finish())
         return done
@@ -137,18 +143,20 @@ class TwoSided(Generic[T]):
     def _finish(self) -> tuple[T, Array]:
         item, smoothed, weight, now = self._waiting.popleft()
         # A recursive mean with the weight k stands for about 1 / k pictures.
-        weights = cv2.divide(np.ones_like(smoothed), weight)
+        weights = cv2.divide(1.0, weight)
         total = cv2.multiply(smoothed, weights)
         tau = STILL * self._past.strength
-        open_ = np.ones_like(smoothed)  # a later picture counts only where all before it have stayed calm too
+        # A later picture counts only where nothing has changed on the way to it: no two pictures differ by more than
+        # the sum of the changes between them.
+        way, open_, part = (self._scratch.array(name, smoothed.shape) for name in ("way", "open", "part"))
+        way.fill(0)
         for *_, later in self._waiting:
-            moved = ramp(changes(later.picture, now.picture), CALM, MOVED)
-            np.subtract(1, moved, out=moved)
-            np.minimum(open_, moved, out=open_)
-            weight = open_ * np.float32(math.exp(-(later.seconds - now.seconds) / tau))
-            total = cv2.add(total, cv2.multiply(weight, later.matte))
-            weights += weight
-        return item, np.asarray(cv2.divide(total, weights))
+            cv2.add(way, later.change, way)
+            ramp(way, MOVED, CALM, open_)
+            share = math.exp(-(later.seconds - now.seconds) / tau)
+            cv2.add(total, cv2.multiply(open_, later.matte, part, share), total)
+            cv2.scaleAdd(open_, share, weights, weights)
+        return item, np.asarray(cv2.divide(total, weights, total))
 
 
 def steady(grey: Array) -> Array:
@@ -159,8 +167,9 @@ def steady(grey: Array) -> Array:
 def changes(picture: Array, reference: Array) -> Array:
     """float32: codes by which the pictures differ around each pixel, the noise taken off."""
     difference = np.asarray(cv2.blur(cv2.absdiff(picture, reference), (5, 5)))
-    noise = min(float(np.median(difference[::4, ::4])), NOISE)
-    return np.asarray(difference - np.float32(2 * noise))
+    some = difference[::4, ::4].ravel()
+    noise = min(float(np.partition(some, some.size // 2)[some.size // 2]), NOISE)
+    return np.subtract(difference, np.float32(2 * noise), out=difference)
 
 
 def check(matte: Array, grey: Array) -> None:
