@@ -91,7 +91,7 @@ def test_train_resume_export(data: Path, tmp_path: Path) -> None:
     assert "--model unet --epochs 2" in (models / "tiny.md").read_text()
 
     import engines
-    from training.train import load_checkpoint
+    from training.checkpoint import load_checkpoint
 
     model, config = load_checkpoint(out / "best.pt")
     width, height = config.sizes[1]
@@ -105,8 +105,9 @@ def test_train_resume_export(data: Path, tmp_path: Path) -> None:
 
 def test_average_of_checkpoints(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from training import average
+    from training.checkpoint import load_checkpoint, save_best
+    from training.config import TrainConfig, build
     from training.lite import LiteConfig
-    from training.train import TrainConfig, build, load_checkpoint, save_best
 
     networks = {}
     for seed, name in enumerate(("first", "second", "other")):
@@ -151,8 +152,8 @@ def test_published_weights_fit_and_carry_over(data: Path, tmp_path: Path) -> Non
     said = python(*run, "--out", tmp_path / "fast", "--model", "fast", "--init", teacher, "--teacher", teacher)
     assert "begins with" in said, "what fits of the larger network was taken over"
 
+    from training.checkpoint import load_checkpoint
     from training.lite import LiteConfig, LiteUNet
-    from training.train import load_checkpoint
 
     fresh = LiteUNet(LiteConfig())
     fresh.begin()

@@ -19,9 +19,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from training.checkpoint import load_checkpoint, save_best
 from training.evaluate import evaluate, load_validation, summarize
 from training.lite import LiteConfig, LiteUNet
-from training.train import load_checkpoint, save_best
 
 
 def mean(states: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:

@@ -79,7 +79,7 @@ def summarize(scores: list[Score]) -> dict[str, float]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line: prints the figures of one checkpoint."""
-    from training.train import load_checkpoint
+    from training.checkpoint import load_checkpoint
 
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--data", type=Path, required=True)

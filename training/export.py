@@ -22,11 +22,12 @@ import onnxruntime
 import torch
 from torch import nn
 
+from training.checkpoint import load_checkpoint
+from training.config import PRESETS, TrainConfig, build
 from training.data import pairs
 from training.evaluate import Score, load_validation, predict, score, summarize
 from training.lite import LiteConfig, LiteUNet
 from training.model import UNet, count_macs
-from training.train import PRESETS, TrainConfig, build, load_checkpoint
 
 # What each group of training pictures is, under which terms, and what it is for.
 GROUPS = {

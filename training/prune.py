@@ -21,11 +21,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from training.checkpoint import load_checkpoint, save_best
+from training.config import PRESETS
 from training.data import SampleMaker, load_backgrounds, load_people
 from training.evaluate import evaluate, load_validation, summarize
 from training.lite import Inverted, LiteConfig, LiteUNet
 from training.model import Up
-from training.train import PRESETS, load_checkpoint, save_best
 
 PICTURES = 96
 PLACES = 64  # of each picture, from which a convolution is fitted again

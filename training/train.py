@@ -20,7 +20,7 @@ import os
 import time
 from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,68 +31,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from training.checkpoint import command, history_of, load_checkpoint, save_best
+from training.config import PRESETS, TrainConfig, build
 from training.data import CALM, Batches, SampleMaker, load_backgrounds, load_people
 from training.evaluate import evaluate, load_validation, summarize
 from training.lite import LiteConfig, LiteUNet
 from training.losses import matting_loss
-from training.model import UNet, UNetConfig, count_macs
+from training.model import count_macs
 from training.sheets import draw_curve, draw_sheet
 
-# Input sizes, (width, height): landscape 16:9 and 4:3, square, portrait 3:4 and 9:16.
-SIZES = ((320, 192), (288, 224), (256, 256), (224, 288), (192, 320))
-SMALL = ((256, 160), (224, 160), (192, 192), (160, 224), (160, 256))
-LARGE = ((512, 288), (448, 352), (384, 384), (352, 448), (288, 512))
 PAUSE = 60.0  # seconds: no step takes that long
 HOURS = 1.25  # of a run of which nothing else is said, on one CPU core
 # (share of the run at which the stage begins, scale of the sizes): most of what is learnt is learnt cheaply small.
 STAGES = ((0.0, 0.6), (0.45, 0.8), (0.72, 1.0))
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """One training run. Written to the checkpoint's JSON."""
-
-    model: UNetConfig | LiteConfig = field(default_factory=LiteConfig)
-    sizes: tuple[tuple[int, int], ...] = SIZES
-    batch: int = 32
-    epoch_pictures: int = 16384
-    rate: float = 2e-3
-    warmup: float = 0.01
-    weight_decay: float = 0.05
-    ema: float = 0.9995
-    hold_norms: bool = False  # to go on from trained weights: norms as they are, on CPUs 2.5 times as fast
-    own_past: float = 0.7  # share of the steps with the network's own answers as pasts
-    first_stage: int = 0  # of STAGES; the last one only, to go on from trained weights
-    distill: float = 0.5  # share of the loss against the teacher's matte, where there is a teacher
-    seed: int = 1
-
-    @staticmethod
-    def from_dict(values: dict[str, Any]) -> TrainConfig:
-        """The inverse of `dataclasses.asdict`, after a trip through JSON."""
-        values = dict(values)
-        model = values.pop("model")
-        model = {k: tuple(v) if isinstance(v, list) else v for k, v in model.items()}
-        values["sizes"] = tuple(tuple(s) for s in values["sizes"])
-        return TrainConfig(model=LiteConfig(**model) if "lite" in model else UNetConfig(**model), **values)
-
-
-def build(config: UNetConfig | LiteConfig) -> UNet | LiteUNet:
-    """The network of a configuration, with random weights."""
-    return LiteUNet(config) if isinstance(config, LiteConfig) else UNet(config)
-
-
-# Of the logits (`LiteConfig.contrast`): the true-alpha portraits' MAD fell by a fifth, at 0.001 of IoU.
-CONTRAST = (1.5, -0.5)
-
-# What is trained under each name. `fast`, begun by `training.prune`, is a third of balanced's multiply-adds. `unet` is
-# the network that shipped first: no weights from elsewhere.
-PRESETS = {
-    "balanced": TrainConfig(model=LiteConfig(contrast=CONTRAST)),
-    "fast": TrainConfig(model=LiteConfig(widths=(80, 40, 24, 16), keep=0.5, contrast=CONTRAST), sizes=SMALL),
-    "quality": TrainConfig(model=LiteConfig(contrast=CONTRAST), sizes=LARGE, batch=16),
-    "both": TrainConfig(model=LiteConfig(contrast=CONTRAST), sizes=SIZES + LARGE, batch=16),
-    "unet": TrainConfig(model=UNetConfig()),
-}
 
 
 def learning_rate(config: TrainConfig, done: float) -> float:
@@ -136,47 +87,6 @@ class Average:
                 mine.lerp_(new, 1 - decay)
             else:
                 mine.copy_(new)
-
-
-def load_checkpoint(path: Path) -> tuple[UNet | LiteUNet, TrainConfig]:
-    """The network of a `best.pt` (with its `best.json` beside it), in eval mode, float32."""
-    config = TrainConfig.from_dict(json.loads(path.with_suffix(".json").read_text())["config"])
-    model = build(config.model)
-    model.load_state_dict({k: v.float() for k, v in torch.load(path, weights_only=True).items()})
-    return model.eval(), config
-
-
-def history_of(init: Path | None) -> list[str]:
-    """The commands that made the weights which a run begins with."""
-    return list(json.loads(init.with_suffix(".json").read_text()).get("commands", ())) if init else []
-
-
-def command(
-    config: TrainConfig, hours: float | None, epochs: int | None, init: Path | None, teacher: Path | None,
-    masks: Path | None = None,
-) -> str:  # fmt: skip
-    """How to start a run like this one; PREVIOUS is what the command before it left, TEACHER another run's best.pt,
-    MASKS what `training.refine` wrote."""
-    name = next((n for n, p in PRESETS.items() if (p.model, p.sizes) == (config.model, config.sizes)), "balanced")
-    words = ["python -m training.train --data PATH --out runs/NAME --model", name]
-    words += ["--hours", f"{hours:g}"] if hours else ["--epochs", str(epochs)]
-    preset = PRESETS[name]
-    for field_name in ("batch", "rate", "ema", "first_stage", "seed"):
-        if getattr(config, field_name) != getattr(preset, field_name):
-            words += [f"--{field_name.replace('_', '-')}", f"{getattr(config, field_name):g}"]
-    words += ["--hold-norms"] if config.hold_norms else []
-    options = {"--init PREVIOUS": init, "--teacher TEACHER": teacher, "--masks MASKS": masks}
-    return " ".join(words + [text for text, given in options.items() if given])
-
-
-def save_best(out: Path, model: nn.Module, config: TrainConfig, how: dict[str, Any], figures: dict[str, Any]) -> None:
-    """fp16 weights and readable JSON; written beside and renamed, so a kill leaves the older pair whole."""
-    card = {"config": asdict(config), **how, "figures": figures}
-    weights = {k: v.half() if v.dtype.is_floating_point else v for k, v in model.state_dict().items()}
-    torch.save(weights, out / "best.pt.new")
-    (out / "best.json.new").write_text(json.dumps(card, indent=1))
-    (out / "best.pt.new").replace(out / "best.pt")
-    (out / "best.json.new").replace(out / "best.json")
 
 
 class Run:

@@ -1,0 +1,56 @@
+"""Checkpoints: fp16 weights in `best.pt`, readable configuration, commands and figures in `best.json` beside it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from training.config import PRESETS, TrainConfig, build
+from training.lite import LiteUNet
+from training.model import UNet
+
+
+def load_checkpoint(path: Path) -> tuple[UNet | LiteUNet, TrainConfig]:
+    """The network of a `best.pt` (with its `best.json` beside it), in eval mode, float32."""
+    config = TrainConfig.from_dict(json.loads(path.with_suffix(".json").read_text())["config"])
+    model = build(config.model)
+    model.load_state_dict({k: v.float() for k, v in torch.load(path, weights_only=True).items()})
+    return model.eval(), config
+
+
+def history_of(init: Path | None) -> list[str]:
+    """The commands that made the weights which a run begins with."""
+    return list(json.loads(init.with_suffix(".json").read_text()).get("commands", ())) if init else []
+
+
+def command(
+    config: TrainConfig, hours: float | None, epochs: int | None, init: Path | None, teacher: Path | None,
+    masks: Path | None = None,
+) -> str:  # fmt: skip
+    """How to start a run like this one; PREVIOUS is what the command before it left, TEACHER another run's best.pt,
+    MASKS what `training.refine` wrote."""
+    name = next((n for n, p in PRESETS.items() if (p.model, p.sizes) == (config.model, config.sizes)), "balanced")
+    words = ["python -m training.train --data PATH --out runs/NAME --model", name]
+    words += ["--hours", f"{hours:g}"] if hours else ["--epochs", str(epochs)]
+    preset = PRESETS[name]
+    for field_name in ("batch", "rate", "ema", "first_stage", "seed"):
+        if getattr(config, field_name) != getattr(preset, field_name):
+            words += [f"--{field_name.replace('_', '-')}", f"{getattr(config, field_name):g}"]
+    words += ["--hold-norms"] if config.hold_norms else []
+    options = {"--init PREVIOUS": init, "--teacher TEACHER": teacher, "--masks MASKS": masks}
+    return " ".join(words + [text for text, given in options.items() if given])
+
+
+def save_best(out: Path, model: nn.Module, config: TrainConfig, how: dict[str, Any], figures: dict[str, Any]) -> None:
+    """fp16 weights and readable JSON; written beside and renamed, so a kill leaves the older pair whole."""
+    card = {"config": asdict(config), **how, "figures": figures}
+    weights = {k: v.half() if v.dtype.is_floating_point else v for k, v in model.state_dict().items()}
+    torch.save(weights, out / "best.pt.new")
+    (out / "best.json.new").write_text(json.dumps(card, indent=1))
+    (out / "best.pt.new").replace(out / "best.pt")
+    (out / "best.json.new").replace(out / "best.json")

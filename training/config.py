@@ -1,0 +1,64 @@
+"""What is trained, and how: sizes, configurations, presets.
+
+Used by all of `training`; a checkpoint carries its configuration as JSON.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from training.lite import LiteConfig, LiteUNet
+from training.model import UNet, UNetConfig
+
+# Input sizes, (width, height): landscape 16:9 and 4:3, square, portrait 3:4 and 9:16.
+SIZES = ((320, 192), (288, 224), (256, 256), (224, 288), (192, 320))
+SMALL = ((256, 160), (224, 160), (192, 192), (160, 224), (160, 256))
+LARGE = ((512, 288), (448, 352), (384, 384), (352, 448), (288, 512))
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One training run. Written to the checkpoint's JSON."""
+
+    model: UNetConfig | LiteConfig = field(default_factory=LiteConfig)
+    sizes: tuple[tuple[int, int], ...] = SIZES
+    batch: int = 32
+    epoch_pictures: int = 16384
+    rate: float = 2e-3
+    warmup: float = 0.01
+    weight_decay: float = 0.05
+    ema: float = 0.9995
+    hold_norms: bool = False  # to go on from trained weights: norms as they are, on CPUs 2.5 times as fast
+    own_past: float = 0.7  # share of the steps with the network's own answers as pasts
+    first_stage: int = 0  # of STAGES; the last one only, to go on from trained weights
+    distill: float = 0.5  # share of the loss against the teacher's matte, where there is a teacher
+    seed: int = 1
+
+    @staticmethod
+    def from_dict(values: dict[str, Any]) -> TrainConfig:
+        """The inverse of `dataclasses.asdict`, after a trip through JSON."""
+        values = dict(values)
+        model = values.pop("model")
+        model = {k: tuple(v) if isinstance(v, list) else v for k, v in model.items()}
+        values["sizes"] = tuple(tuple(s) for s in values["sizes"])
+        return TrainConfig(model=LiteConfig(**model) if "lite" in model else UNetConfig(**model), **values)
+
+
+def build(config: UNetConfig | LiteConfig) -> UNet | LiteUNet:
+    """The network of a configuration, with random weights."""
+    return LiteUNet(config) if isinstance(config, LiteConfig) else UNet(config)
+
+
+# Of the logits (`LiteConfig.contrast`): the true-alpha portraits' MAD fell by a fifth, at 0.001 of IoU.
+CONTRAST = (1.5, -0.5)
+
+# What is trained under each name. `fast`, begun by `training.prune`, is a third of balanced's multiply-adds. `unet` is
+# the network that shipped first: no weights from elsewhere.
+PRESETS = {
+    "balanced": TrainConfig(model=LiteConfig(contrast=CONTRAST)),
+    "fast": TrainConfig(model=LiteConfig(widths=(80, 40, 24, 16), keep=0.5, contrast=CONTRAST), sizes=SMALL),
+    "quality": TrainConfig(model=LiteConfig(contrast=CONTRAST), sizes=LARGE, batch=16),
+    "both": TrainConfig(model=LiteConfig(contrast=CONTRAST), sizes=SIZES + LARGE, batch=16),
+    "unet": TrainConfig(model=UNetConfig()),
+}
