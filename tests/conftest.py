@@ -116,3 +116,13 @@ def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 def cpu_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is done with frames on a GPU is done on torch's CPU."""
     monkeypatch.setattr("engines.on_device.KINDS", {"cuda", "cpu"})
+
+
+# ---- for the tests of sources
+
+
+@pytest.fixture
+def silent(capfd: pytest.CaptureFixture[str]) -> Iterator[None]:
+    """FFmpeg and OpenCV print nothing, whatever they are fed."""
+    yield
+    assert capfd.readouterr().err == ""

@@ -1,4 +1,4 @@
-"""Cameras, engines and sinks for the tests of live mode: small, real, and able to misbehave."""
+"""Cameras, engines and sinks for the tests of live mode: small, real, and able to misbehave; and whole runs of them."""
 
 from __future__ import annotations
 
@@ -12,13 +12,16 @@ from typing import Any
 import numpy as np
 
 from engines import EngineError
+from rtbg.control import Control
 from rtbg.errors import NoPicture, OutputError
 from rtbg.frame import LIMITED, SMPTE170M, Color, Frame, StreamInfo
+from rtbg.live import Output, Swap, run_live
 from rtbg.matting import RAW, Matting, Refinement
-from rtbg.stats import Stats
+from rtbg.stats import Stats, Stop
 
 W, H = 64, 48
 COLOR = Color(SMPTE170M, LIMITED)
+CARD, BEHIND = 30, 60  # luma of `Plain`'s card and of what it puts behind a person
 
 
 def info_at(rate: int, size: tuple[int, int] = (W, H)) -> StreamInfo:
@@ -186,6 +189,56 @@ class Steps:
             self.steps.pop(0)[1]()
             self.since = time.monotonic()
         assert not self.steps or time.monotonic() - self.since < self.limit, f"{len(self.steps)} steps left: {stats}"
+
+
+def lumas(sink: Recording) -> list[int]:
+    return [int(f.planes[0][0, 0]) for f in sink.frames]
+
+
+def moving(k: int) -> tuple[np.ndarray, ...]:
+    return flat(100 + k % 100)
+
+
+class Setup:
+    """A run with everything at hand. Person everywhere unless another `answer` is given."""
+
+    def __init__(
+        self,
+        *,
+        draw: Callable[[int], tuple[np.ndarray, ...]] = moving,
+        answer: Callable[[np.ndarray, int], Any] = ones,
+        **camera: Any,
+    ) -> None:
+        self.stop = Stop()
+        self.control = Control(quit=self.stop.end)
+        self.camera = Camera(draw, **camera)
+        self.backdrop = Plain(self.camera.info)
+        self.opener = Opener(lambda k: Engine(answer), self.camera.info)
+        self.sink = Recording()
+        self.swap = Swap()
+
+    def run(self, *steps: Any, outputs: Any = None, limit: float = 15.0, opener: Any = None, **more: Any) -> Stats:
+        self.steps = Steps(*steps, limit=limit)
+        stats = run_live(
+            self.camera,
+            opener or self.opener,
+            self.backdrop,
+            outputs or [Output(self.sink)],
+            control=self.control,
+            stop=self.stop,
+            swap=self.swap,
+            progress=self.steps,
+            **more,
+        )
+        assert not self.steps.steps, f"{len(self.steps.steps)} steps left at the end"
+        return stats
+
+    def all_closed(self) -> bool:
+        return bool(self.camera.closed and self.backdrop.closed and all(e.closed for e in self.opener.engines))
+
+
+def after(count: int) -> Callable[[Stats], bool]:
+    return lambda stats: stats.frames_out >= count
 
 
 class Elsewhere(BaseException):

@@ -70,3 +70,9 @@ def read_video(path: Path) -> tuple[list[np.ndarray], list[Fraction]]:
             assert frame.pts is not None and frame.time_base is not None
             times.append(frame.pts * frame.time_base)
     return pictures, times
+
+
+def beeps(count: int, every: float = 1.0) -> np.ndarray:
+    """int16: silence and, at each full `every` seconds, 100 ms of 1 kHz; `count` samples of 48000 a second."""
+    t = np.arange(count) / 48000
+    return np.where(t % every < 0.1, 12000 * np.sin(2 * np.pi * 1000 * t), 0).astype(np.int16)

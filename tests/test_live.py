@@ -1,101 +1,43 @@
-"""The live flow with real threads: the card, the clock, the controls, sinks that fail, and every way to end."""
+"""The live flow with real threads: the card, the clock, the controls, pictures that are sent again."""
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
-import av
 import cv2
 import numpy as np
 import pytest
 
-from engines import EngineError, load
+from engines import load
 from rtbg.backdrop import Backdrop
 from rtbg.composite import Compositor
 from rtbg.control import Control
-from rtbg.errors import Aborted, BackgroundError, InputError, MattingError, OutputError, UsageError
+from rtbg.errors import UsageError
 from rtbg.foreground import Foreground
-from rtbg.frame import Frame
-from rtbg.live import Output, Swap, run_live
+from rtbg.live import Output, run_live
 from rtbg.matting import Matting, Refinement
 from rtbg.options import Options
-from rtbg.sinks import open_sink
 from rtbg.sources.demo import DemoSource
-from rtbg.stats import Stats, Stop
+from rtbg.stats import Stop
 from tests.live_parts import (
+    BEHIND,
+    CARD,
     COLOR,
-    FAULTS,
     Camera,
     Engine,
-    Opener,
-    Plain,
     Recording,
+    Setup,
     Steps,
+    after,
     flat,
-    hang,
     info_at,
+    lumas,
     ones,
     zeros,
 )
-
-CARD, BEHIND = 30, 60  # luma of `Plain`'s card and of what it puts behind a person
-
-
-def lumas(sink: Recording) -> list[int]:
-    return [int(f.planes[0][0, 0]) for f in sink.frames]
-
-
-def moving(k: int) -> tuple[np.ndarray, ...]:
-    return flat(100 + k % 100)
-
-
-class Setup:
-    """A run with everything at hand. Person everywhere unless another `answer` is given."""
-
-    def __init__(
-        self,
-        *,
-        draw: Callable[[int], tuple[np.ndarray, ...]] = moving,
-        answer: Callable[[np.ndarray, int], Any] = ones,
-        **camera: Any,
-    ) -> None:
-        self.stop = Stop()
-        self.control = Control(quit=self.stop.end)
-        self.camera = Camera(draw, **camera)
-        self.backdrop = Plain(self.camera.info)
-        self.opener = Opener(lambda k: Engine(answer), self.camera.info)
-        self.sink = Recording()
-        self.swap = Swap()
-
-    def run(self, *steps: Any, outputs: Any = None, limit: float = 15.0, opener: Any = None, **more: Any) -> Stats:
-        self.steps = Steps(*steps, limit=limit)
-        stats = run_live(
-            self.camera,
-            opener or self.opener,
-            self.backdrop,
-            outputs or [Output(self.sink)],
-            control=self.control,
-            stop=self.stop,
-            swap=self.swap,
-            progress=self.steps,
-            **more,
-        )
-        assert not self.steps.steps, f"{len(self.steps.steps)} steps left at the end"
-        return stats
-
-    def all_closed(self) -> bool:
-        return bool(self.camera.closed and self.backdrop.closed and all(e.closed for e in self.opener.engines))
-
-
-def after(count: int) -> Callable[[Stats], bool]:
-    return lambda stats: stats.frames_out >= count
 
 
 def test_the_card_comes_before_the_model() -> None:
@@ -328,72 +270,6 @@ def test_a_background_that_moves_is_not_reused() -> None:
     assert setup.run((after(20), setup.stop.end)).reused == 0
 
 
-def test_a_recorder_that_fails_does_not_end_the_call(caplog: pytest.LogCaptureFixture) -> None:
-    setup = Setup(rate=60)
-    recorder = Recording(fail_at=5)
-    with caplog.at_level(logging.WARNING):
-        stats = setup.run(
-            (after(60), setup.stop.end), outputs=[Output(setup.sink), Output(recorder, clocked=False, required=False)]
-        )
-    assert stats.lost == ["the sink failed: mend it"]
-    assert [r.getMessage() for r in caplog.records] == ["the sink failed: mend it: the rest goes on"]
-    assert stats.frames_out >= 60
-    assert recorder.aborted
-    assert not recorder.closed
-    assert setup.sink.closed
-
-
-@pytest.mark.parametrize("fail_at", [0, 10])
-def test_a_virtual_camera_that_fails_ends_the_call(fail_at: int) -> None:
-    """What was recorded is completed all the same."""
-    setup = Setup(rate=60)
-    camera, recorder = Recording(fail_at=fail_at), Recording()
-    with pytest.raises(OutputError, match="mend it"):
-        setup.run(outputs=[Output(camera), Output(recorder, clocked=False, required=False)])
-    assert camera.aborted
-    assert not camera.closed
-    assert recorder.closed
-    assert setup.camera.closed
-    assert setup.backdrop.closed
-
-
-def test_the_only_output_that_fails_ends_the_run() -> None:
-    setup = Setup(rate=60)
-    with pytest.raises(OutputError):
-        setup.run(outputs=[Output(Recording(fail_at=5), clocked=False, required=False)])
-    assert setup.all_closed()
-
-
-def test_a_slow_recorder_holds_up_nobody(caplog: pytest.LogCaptureFixture) -> None:
-    """What it lacks is said; the time that it takes to complete its file is not the run's."""
-    setup = Setup(rate=100, nominal=10)
-    recorder = Recording(slow=0.05)
-    completing: list[float] = []
-    ended = [0.0]
-
-    def end() -> None:
-        ended[0] = time.monotonic()
-        setup.stop.end()
-
-    began = time.monotonic()
-    stats = setup.run(
-        (after(80), end),
-        outputs=[Output(setup.sink), Output(recorder, clocked=False)],
-        completing=lambda: completing.append(time.monotonic()),
-    )
-    assert stats.dropped <= 15
-    assert len(recorder.frames) < 60
-    assert recorder.closed
-    lost = [r.getMessage() for r in caplog.records]
-    assert len(lost) == 1
-    assert "the recording lacks" in lost[0]
-    assert "--preset veryfast" in lost[0]
-    assert len(completing) == 1
-    assert completing[0] > ended[0]
-    assert 0 < stats.seconds < ended[0] - began + 0.3 < time.monotonic() - began
-    assert 0 < stats.cpu_seconds < time.process_time()
-
-
 def test_what_the_source_left_out_is_dropped() -> None:
     """But not what it left out before the engine was open."""
     setup = Setup(rate=50)
@@ -415,220 +291,6 @@ def test_what_the_source_left_out_is_dropped() -> None:
     )
     assert 500 <= stats.dropped < 600
     assert stats.frames_in == 500 + len(setup.camera.given)
-
-
-def test_a_recorder_stopped_before_its_first_picture_is_no_fault(tmp_path: Path) -> None:
-    setup = Setup(rate=50)
-    loaded = threading.Event()
-    file = open_sink(tmp_path / "rec.mkv", setup.camera.info)
-
-    def slowly() -> Matting:
-        assert loaded.wait(10)
-        return setup.opener()
-
-    def end() -> None:
-        setup.stop.end()
-        threading.Timer(0.5, loaded.set).start()
-
-    stats = setup.run(
-        (lambda s: s.seconds > 0.3, end), outputs=[Output(file, clocked=False, required=False)], opener=slowly
-    )
-    assert not stats.outputs
-    assert not stats.lost
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_covering_picture_before_the_first_one_disorders_no_recording() -> None:
-    """The source's time is not known then, and may have begun long before."""
-    for shift in (0.0, -5.0):
-        setup = Setup(rate=50)
-        setup.camera.hold.set()
-        setup.camera.began += shift
-        recorder = Recording()
-        setup.run(
-            (lambda s: bool(s.trouble) and s.filled > 5, lambda: time.sleep(0.2)),
-            (lambda s: True, setup.camera.hold.clear),
-            (after(30), setup.stop.end),
-            outputs=[Output(setup.sink), Output(recorder, clocked=False, required=False)],
-        )
-        assert lumas(recorder)[0] == CARD
-        assert np.all(np.diff([f.pts for f in recorder.frames]) > 0)
-        assert np.all(np.diff([f.captured for f in recorder.frames]) > 0)
-        assert len(recorder.frames) > 10, f"{shift}"
-
-
-def test_a_recording_is_a_real_file(tmp_path: Path) -> None:
-    """With the camera gone for a while: times go on, and the last picture lasts to the end."""
-    setup = Setup(rate=30)
-    info = setup.camera.info
-    file = open_sink(tmp_path / "rec.mp4", info)
-    stats = setup.run(
-        (after(15), setup.camera.hold.set),
-        (lambda s: bool(s.trouble), lambda: None),
-        (lambda s: s.covered > 30, setup.stop.end),
-        outputs=[Output(setup.sink), Output(file, clocked=False, required=False)],
-    )
-    assert stats.outputs == [tmp_path / "rec.mp4"]
-    assert not stats.lost
-    with av.open(str(tmp_path / "rec.mp4")) as container:
-        frames = list(container.decode(video=0))
-        length = float(container.duration / 1_000_000)
-    times = [float(f.pts * f.time_base) for f in frames]
-    assert len(frames) >= 15
-    assert np.all(np.diff(times) > 0)
-    assert length > times[14] + 0.8, "as long as the call"
-    assert abs(int(frames[-1].to_ndarray(format="gray")[10, 10]) - 16) < 8, "the card, luma 30, in full range"
-
-
-class Ending:
-    """A run that ends at some moment, in some way."""
-
-    def __init__(self, moment: str, how: str) -> None:
-        self.moment, self.how = moment, how
-        self.release, self.loaded = threading.Event(), threading.Event()
-        faults = {
-            "trouble": lambda f, n: FAULTS["bug"](),
-            "hang": lambda f, n: ones() if n < 5 else hang(self.release, 20),
-            "covered": lambda f, n: FAULTS["NaN"](),
-        }
-        self.setup = Setup(rate=100, answer=faults.get(moment, ones))
-        if moment == "no camera":
-            self.setup.camera.hold.set()
-        self.recorder = Recording()
-        self.took = 0.0
-
-    def open(self) -> Matting:
-        if self.moment == "loading":
-            self.loaded.wait(10)
-        return self.setup.opener()
-
-    def reached(self, stats: Stats) -> bool:
-        if self.moment in ("trouble", "hang", "covered", "no camera") and not stats.trouble:
-            return False
-        return stats.frames_out > 10 if self.moment == "running" else stats.filled > 3
-
-    def end(self) -> None:
-        self.took = time.monotonic()
-        if self.how == "source":
-            self.setup.camera.count = 0
-            self.setup.camera.hold.clear()
-        else:
-            getattr(self.setup.stop, self.how)()
-        threading.Timer(0.3, self.loaded.set).start()
-
-    def run(self) -> None:
-        outputs = [Output(self.setup.sink), Output(self.recorder, clocked=False, required=False)]
-        try:
-            self.setup.run((self.reached, self.end), outputs=outputs, opener=self.open, patience=0.2)
-        finally:
-            self.took = time.monotonic() - self.took
-
-
-@pytest.mark.parametrize("how", ["end", "abort", "source"])
-def test_every_end_joins_and_closes_everything(how: str) -> None:
-    """At every moment; a hung engine holds up nothing for long, and is closed should it come back."""
-    endings = [Ending(moment, how) for moment in ("loading", "no camera", "running", "trouble", "hang", "covered")]
-    with ThreadPoolExecutor(len(endings), thread_name_prefix="runs") as pool:
-        results = [pool.submit(ending.run) for ending in endings]
-    left = [t.name for t in threading.enumerate() if t.name.startswith("rtbg-")]
-    for ending, result in zip(endings, results, strict=True):
-        ending.release.set()
-        if how == "abort":
-            with pytest.raises(Aborted, match="nothing was recorded"):
-                result.result()
-            assert ending.recorder.cancelled
-        else:
-            result.result()
-            assert ending.setup.sink.closed
-            empty = how == "end" and not ending.recorder.frames  # stopped before there was a picture: no file
-            assert ending.recorder.closed != empty
-            assert ending.recorder.aborted
-        assert ending.took < 6, ending.moment
-        assert lumas(ending.setup.sink)[-1] == CARD
-        assert ending.setup.camera.closed
-        assert ending.setup.backdrop.closed
-    assert left == ["rtbg-matting"], "the one that hangs"
-    engines = [e for ending in endings for e in ending.setup.opener.engines]
-    deadline = time.monotonic() + 5
-    while not all(e.closed for e in engines) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert all(e.closed for e in engines)
-    assert len(engines) >= len(endings)
-
-
-@pytest.mark.parametrize("policy", ["card", "freeze"])
-def test_a_hang_is_told_and_its_late_answer_never_leaves(policy: str) -> None:
-    """After it, the composite comes back by itself."""
-    release = threading.Event()
-    setup, recorder = Setup(rate=50, answer=lambda f, n: hang(release, 20) if n == 20 else ones()), Recording()
-    stats = setup.run(
-        (lambda s: "the matting has not answered for" in s.trouble, lambda: None),
-        (lambda s: s.covered > 10, release.set),
-        (lambda s: not s.trouble and s.frames_out > 40, setup.stop.end),
-        outputs=[Output(setup.sink), Output(recorder, clocked=False, required=False)],
-        on_failure=policy,
-        patience=0.2,
-    )
-    for sink in (setup.sink, recorder):
-        assert BEHIND not in lumas(sink), "its late matte was zero: the picture of that moment did not leave"
-    assert len(setup.opener.engines) == 1
-    assert stats.dropped >= 1
-
-
-def test_an_engine_that_keeps_failing_is_opened_anew() -> None:
-    tries: list[int] = []
-
-    def make(k: int) -> Engine:
-        tries.append(k)
-        if len(tries) == 2:
-            raise EngineError("no memory on the device")
-        return Engine(ones if k else lambda f, n: ones() if n < 5 else FAULTS["engine error"]())
-
-    setup = Setup(rate=100)
-    setup.opener.make = make
-    setup.run((lambda s: s.frames_out > 20, setup.stop.end))
-    assert len(tries) == 3
-    assert len(setup.opener.engines) == 2
-    assert all(e.closed for e in setup.opener.engines)
-    assert "the device is lost" in setup.steps.seen[0]
-
-
-def test_a_first_engine_that_cannot_be_opened_ends_the_run() -> None:
-    setup = Setup()
-    for wrong, expected in ((EngineError("no model"), MattingError), (MattingError("no model"), MattingError)):
-
-        def fail(wrong: Exception = wrong) -> Matting:
-            raise wrong
-
-        with pytest.raises(expected, match="no model"):
-            setup.run(opener=fail)
-    assert setup.sink.closed
-
-
-def test_a_source_that_cannot_be_read_ends_the_run() -> None:
-    setup = Setup()
-
-    def read() -> Frame | None:
-        raise InputError("no such camera")
-
-    setup.camera.read = read  # type: ignore[method-assign]
-    with pytest.raises(InputError, match="no such camera"):
-        setup.run()
-    assert setup.all_closed()
-
-
-def test_a_card_that_cannot_be_made_is_told_before_anything_starts() -> None:
-    setup = Setup()
-
-    def card() -> tuple[np.ndarray, ...]:
-        raise BackgroundError("no such file")
-
-    setup.backdrop.card = card  # type: ignore[method-assign]
-    with pytest.raises(BackgroundError):
-        setup.run()
-    assert not setup.sink.frames
-    assert setup.all_closed()
-    assert setup.sink.aborted
 
 
 def test_a_swap_takes_place_between_two_frames() -> None:
@@ -666,17 +328,6 @@ def test_the_callers_thread_may_wait_in_its_own_way() -> None:
     setup.run((after(20), setup.stop.end), wait=wait)
     assert len(waited) > 10
     assert set(waited) == {(0.1, threading.current_thread())}
-
-
-def test_the_progress_callback_may_fail() -> None:
-    setup = Setup()
-
-    def progress(stats: Stats) -> None:
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        run_live(setup.camera, setup.opener, setup.backdrop, [Output(setup.sink)], progress=progress)
-    assert setup.all_closed()
 
 
 def test_with_the_shipped_model(tmp_path: Path) -> None:
