@@ -8,6 +8,7 @@ Memory bound: two frames and two more per frame of look-ahead, and about twenty 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -73,6 +74,9 @@ class FrameSteps:
         self._to_grid = ops.pair(
             sampled((np.arange(shape[0]) + 0.5) * fy - 0.5, h), sampled((np.arange(shape[1]) + 0.5) * fx - 0.5, w)
         )
+        (rows, high), (columns, wide) = ups.reach((h, w), grid)
+        self._rows, self._columns = (ops.torch.from_numpy(at).to(ops.device) for at in (rows, columns))
+        self._seen_around, self._margins = (high, wide), (wide // 2, wide // 2, high // 2, high // 2)
         self._radius = max(1, round(max(shape) * ups.RADIUS))
         self._fit_box = ops.blur(shape, 2 * self._radius + 1)
         self._five = ops.blur(shape, 5)
@@ -219,13 +223,13 @@ class FrameSteps:
             (self._pictures, picture),
         ):
             self._remember(ring, value)
-        weights = 1 / self._weights[0]
+        weights = 1 / self._weights[0].clamp(min=1e-3)
         total = self._smoothed[0] * weights
         way, alive = torch.zeros_like(total), torch.ones_like(elapsed)
         later = torch.zeros_like(elapsed)
         for k in range(1, self.lookahead + 1):
             later = later + self._elapsed[k]
-            way = way + self._changes(self._pictures[k], self._pictures[k - 1]).clamp(min=0)
+            way = way + self._changes(self._pictures[k], self._pictures[k - 1], smo.STEP).clamp(min=0)
             # Nothing beyond a cut counts, nor anything after that.
             alive = alive * (1 - self._fresh[k])
             part = alive * (1 - ops.ramp(way, smo.CALM, smo.MOVED)) * torch.exp(-later / (smo.STILL * strength))
@@ -233,11 +237,11 @@ class FrameSteps:
             weights = weights + part
         return total / weights
 
-    def _changes(self, picture: Tensor, reference: Tensor) -> Tensor:
+    def _changes(self, picture: Tensor, reference: Tensor, times: float = 2.0) -> Tensor:
         difference = self._ops.apply((picture - reference).abs(), self._five_small)
         some = difference[::4, ::4].flatten().sort().values
         noise = some[some.shape[0] // 2]
-        return difference - 2 * noise.clamp(max=smo.NOISE)
+        return difference - times * noise.clamp(max=smo.NOISE)
 
     def _without_islands(self, matte: Tensor, elapsed: Tensor, new: Tensor) -> Tensor:
         """`rtbg.islands.Islands.push`, and `without_haze`."""
@@ -277,11 +281,26 @@ class FrameSteps:
         calm = functional.pad(luma[None, None], (2, 2, 2, 2), mode="replicate")
         calm = functional.conv2d(functional.conv2d(calm, kernel.view(1, 1, 1, 5)), kernel.view(1, 1, 5, 1))[0, 0]
         big = ops.enlarged(torch.stack((rise, base)), self._scale, height, width)
+        band = (spread > ups.BAND[0]) & ~self._sure(small, guides[0], rise, base)
+        touched = ops.dilate(band.float(), 3)[:, None, :, None].expand(-1, self._scale, -1, self._scale)
+        big = big * touched.reshape(touched.shape[0] * self._scale, -1)[:height, :width]
         alpha = (alpha + big[0] * calm + big[1]).round().clamp(0, 255)
         kept = ((alpha - self._before).abs() <= ups.LEAST) & (alpha > 0) & (alpha < 255) & (new == 0)
         alpha = torch.where(kept, self._before, alpha)
         self._before.copy_(alpha)
         return alpha
+
+    def _sure(self, small: Tensor, luma: Tensor, rise: Tensor, base: Tensor) -> Tensor:
+        """`rtbg.upsampling._sure`. small: codes (1, 1, h, w)."""
+        torch, ops, functional = self._torch, self._ops, self._ops.functional
+        ends = []
+        for sign in (1, -1):
+            near = functional.pad(sign * small, self._margins, value=-math.inf)
+            ends.append(functional.max_pool2d(near, self._seen_around, 1)[0, 0][self._rows][:, self._columns])
+        most, least = ends[0], -ends[1]
+        change, steep = rise * luma * 255 + base, rise.abs()
+        slack = steep * (ups.NOISE * 255 + (ops.dilate(luma, 3) + ops.dilate(-luma, 3)) * (255 / 2))
+        return torch.logical_or((most == 0) & (change < -slack), (least == 255) & (change > slack))
 
     def _calmed(self, cells: Tensor, elapsed: Tensor, new: Tensor) -> Tensor:
         torch, ops = self._torch, self._ops

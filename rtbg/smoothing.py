@@ -3,7 +3,8 @@
 How much the new matte weighs is decided pixel by pixel: little where nothing moves, so that noise averages out; all
 where the picture has changed, so that nothing trails. All times are real ones (pts), so the result does not depend
 on the frame rate. Used by `rtbg.matting`, on mattes of the network's size.
-Memory bound: two small mattes and two small grey pictures; `TwoSided` holds `lookahead` pairs more.
+Memory bound: two small mattes and two small grey pictures; `TwoSided` holds four for each picture of `lookahead`, and
+four more.
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ DISAGREE = (0.1, 0.3)
 ASTRAY = 0.01
 # The noise is taken from the picture's median difference; where everything moves, that is no noise: at most this.
 NOISE = 1.0
+# How often the noise is taken off the difference of neighbours in time, which are then summed.
+STEP = 1.25
 
 
 class Smoother:
@@ -124,7 +127,7 @@ class TwoSided(Generic[T]):
             return [*done, (item, smoothed)]
         picture = steady(grey)
         before = picture if self._picture is None or not self._waiting else self._picture
-        change = np.maximum(changes(picture, before), 0)
+        change = np.maximum(changes(picture, before, STEP), 0)
         self._picture = picture
         self._waiting.append((item, smoothed, self._past.weight, _Moment(matte.copy(), change, seconds)))
         if len(self._waiting) > self._lookahead:
@@ -143,11 +146,10 @@ class TwoSided(Generic[T]):
     def _finish(self) -> tuple[T, Array]:
         item, smoothed, weight, now = self._waiting.popleft()
         # A recursive mean with the weight k stands for about 1 / k pictures.
-        weights = cv2.divide(1.0, weight)
+        weights = cv2.divide(1.0, cv2.max(weight, 1e-3))  # type: ignore[call-overload]  # 0 where no time has passed
         total = cv2.multiply(smoothed, weights)
         tau = STILL * self._past.strength
-        # A later picture counts only where nothing has changed on the way to it: no two pictures differ by more than
-        # the sum of the changes between them.
+        # A later picture counts only where nothing has changed on the way to it, step by step.
         way, open_, part = (self._scratch.array(name, smoothed.shape) for name in ("way", "open", "part"))
         way.fill(0)
         for *_, later in self._waiting:
@@ -164,12 +166,12 @@ def steady(grey: Array) -> Array:
     return np.asarray(cv2.boxFilter(grey, cv2.CV_32F, (3, 3)))
 
 
-def changes(picture: Array, reference: Array) -> Array:
-    """float32: codes by which the pictures differ around each pixel, the noise taken off."""
+def changes(picture: Array, reference: Array, times: float = 2.0) -> Array:
+    """float32: codes by which the pictures differ around each pixel, so many times the noise taken off."""
     difference = np.asarray(cv2.blur(cv2.absdiff(picture, reference), (5, 5)))
     some = difference[::4, ::4].ravel()
     noise = min(float(np.partition(some, some.size // 2)[some.size // 2]), NOISE)
-    return np.subtract(difference, np.float32(2 * noise), out=difference)
+    return np.subtract(difference, np.float32(times * noise), out=difference)
 
 
 def check(matte: Array, grey: Array) -> None:

@@ -37,6 +37,8 @@ CONTRAST = 1.5
 STILL = 0.5
 MOVED = (1 / 255, 3 / 255)
 GAP = 0.5
+# Luma, 0..1, by which a pixel may lie off what its cell and those around it say, by noise.
+NOISE = 4 / 255
 # A soft pixel of the band that has changed by at most so many codes of 255 keeps what it had: invisible where the matte
 # moves, and where it does not, most of what noise still makes of the edge.
 LEAST = 1
@@ -202,29 +204,34 @@ class _Ends(NamedTuple):
 
 
 def _sure(luma: Array, rise: Array, base: Array, ends: _Ends, top: int) -> Array:
-    """bool, like luma: the cells full of 0 or of 255 that surely stay so: a third of the band. luma: 0..1. Pixels lie
-    off their cell's mean luma by half the range of the means around it, and by noise; what is further off in a single
-    cell is texture."""
+    """bool, like luma: the cells full of 0 or of 255 that stay so, a third of the band. luma: 0..1. Pixels are taken to
+    lie off their cell's mean luma by half the range of the means around it, and by noise; what is further off there,
+    finer than a cell and where the small matte knows of no edge, is taken for texture and not followed."""
     change = cv2.add(cv2.multiply(rise, luma, scale=top), base)
     spread = cv2.subtract(cv2.dilate(luma, _THREE), cv2.erode(luma, _THREE))
     steep = np.abs(rise)
-    slack = cv2.scaleAdd(steep, 4 * top / 255, cv2.multiply(steep, spread, scale=top / 2))
+    slack = cv2.scaleAdd(steep, NOISE * top, cv2.multiply(steep, spread, scale=top / 2))
     return np.asarray(((ends.most == 0) & (change < -slack)) | ((ends.least == 255) & (change > slack)))
 
 
 def _reached(small: Array, grid: Grid) -> tuple[Array, Array]:
     """(the greatest, the least) values of a small picture (uint8) that its enlargement can have in each cell."""
+    (ys, high), (xs, wide) = reach(small.shape, grid)
+    window = np.ones((high, wide), np.uint8)
+    most, least = (np.asarray(step(small, window))[ys][:, xs] for step in (cv2.dilate, cv2.erode))
+    return most, least
+
+
+def reach(shape: tuple[int, ...], grid: Grid) -> list[tuple[Array, int]]:
+    """For rows and columns of a small picture: (the samples in the middles of the grid's cells, how many samples around
+    those the enlargement of a cell may see)."""
     found = []
-    for step in (cv2.dilate, cv2.erode):
-        near, where = small, []
-        for axis, (count, size) in enumerate(zip(grid.shape, (grid.height, grid.width), strict=True)):
-            half = grid.scale / 2 * small.shape[axis] / size
-            middle = (2 * np.arange(count) + 1) * half - 0.5
-            where.append(np.clip(np.rint(middle), 0, small.shape[axis] - 1).astype(np.intp))
-            side = 2 * math.ceil(half + 1) + 1
-            near = step(near, np.ones((side, 1) if axis == 0 else (1, side), np.uint8))
-        found.append(np.asarray(near)[where[0]][:, where[1]])
-    return found[0], found[1]
+    for samples, count, size in zip(shape, grid.shape, (grid.height, grid.width), strict=True):
+        half = grid.scale / 2 * samples / size
+        middle = (2 * np.arange(count) + 1) * half - 0.5
+        at = np.clip(np.rint(middle), 0, samples - 1).astype(np.intp)
+        found.append((at, 2 * math.ceil(half + 1) + 1))
+    return found
 
 
 def _enlarged(small: Array, width: int, height: int) -> Array:

@@ -22,9 +22,13 @@ def compiler() -> None:
 
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("kernel", [3, 5])
+@pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("size", [(12, 20), (6, 10), (2, 4)])
-def test_as_the_library_computes(kernel: int, stride: int, size: tuple[int, int]) -> None:
+def test_as_the_library_computes(
+    kernel: int, stride: int, size: tuple[int, int], threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Also for maps smaller than the filter. Small numbers, so that no value rounds across ReLU6's corners."""
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     torch.manual_seed(kernel * 10 + stride)
     z = torch.randn(3, 48, *size).bfloat16()
     weight, bias = 0.1 * torch.randn(48, 1, kernel, kernel), 2 + 0.1 * torch.randn(48)
@@ -42,6 +46,21 @@ def test_as_the_library_computes(kernel: int, stride: int, size: tuple[int, int]
     for mine, theirs in zip(given, wanted, strict=True):
         scale = theirs.grad.abs().max()
         assert (mine.grad.float() - theirs.grad).abs().max() <= 0.01 * scale
+
+
+def test_both_ends_of_relu6() -> None:
+    """What lies beyond them is cut off, on both sides of the filter, and has no slope."""
+    z = torch.tensor([-1.0, 3.0, 8.0, 5.0]).repeat(4, 1).reshape(1, 1, 4, 4).repeat(1, 16, 1, 1).requires_grad_()
+    one = torch.zeros(16, 1, 3, 3)
+    one[:, 0, 1, 1] = torch.tensor([1.0, 2.0]).repeat(8)
+    made = FilteredBetween.apply(z, one.requires_grad_(), torch.zeros(16, requires_grad=True), 1)
+    assert made[0, 0, 0].tolist() == [0, 3, 6, 5]
+    assert made[0, 1, 0].tolist() == [0, 6, 6, 6]
+    made.sum().backward()
+    assert z.grad[0, 0, 0].tolist() == [0, 1, 0, 1]
+    assert z.grad[0, 1].abs().sum() == 0
+    broken = FilteredBetween.apply(z, torch.full_like(one, float("nan")), torch.zeros(16), 1)
+    assert broken.isnan().all(), "what is no number is not made one"
 
 
 def test_a_block_with_its_norms_held_learns_alike() -> None:
@@ -62,6 +81,12 @@ def test_a_block_with_its_norms_held_learns_alike() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         fused = block(x)
     (fused.float() * torch.linspace(0, 1, 24)).sum().backward()
+    walk, seen = [fused.grad_fn], set()
+    while walk:
+        at = walk.pop()
+        seen.add(at.name())
+        walk += [f for f, _ in at.next_functions if f is not None]
+    assert any("FilteredBetween" in name for name in seen)
     assert (fused.float() - plain).norm() < 0.02 * plain.norm()
     for name, p in block.named_parameters():
         assert (p.grad - wanted[name]).norm() < 0.05 * wanted[name].norm(), name
@@ -70,11 +95,14 @@ def test_a_block_with_its_norms_held_learns_alike() -> None:
 def test_not_for_other_maps(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Channels that do not come in sixteens, other kernels, no autocast, no compiler."""
     x = torch.zeros(1, 48, 4, 4)
-    assert not usable(x, 48, 3), "outside autocast: what is evaluated is evaluated plainly"
+    assert not usable(x, 48, 3, 1), "outside autocast: what is evaluated is evaluated plainly"
     with torch.autocast("cpu", torch.bfloat16):
-        assert usable(x, 48, 3) and not usable(x, 40, 3) and not usable(x, 48, 7)
+        assert usable(x, 48, 3, 2)
+        assert not usable(x, 40, 3, 1) and not usable(x, 48, 7, 1) and not usable(x[:, :, 1:], 48, 3, 2)
         monkeypatch.setattr(depthwise, "COMPILE", ("no-such-compiler",))
         library.cache_clear()
-        assert not usable(x, 48, 3)
-    library.cache_clear()
+        try:
+            assert not usable(x, 48, 3, 1)
+        finally:
+            library.cache_clear()
     assert "no-such-compiler" in capsys.readouterr().err

@@ -106,6 +106,14 @@ def test_as_on_the_cpu(case):
     compare(by_cpu(info, frames, refinement, **options), by_gpu(info, frames, refinement, **options))
 
 
+def test_texture_as_on_the_cpu():
+    """Stripes finer than a cell, which neither follows where the small matte knows of no edge."""
+    info, frames = pictures((1280, 720), 3)
+    stripes = np.where(np.arange(info.width) // 2 % 2, 40, 0).astype(np.uint8)
+    frames = [f.with_planes((np.clip(f.planes[0], 0, 200) + stripes, *f.planes[1:3])) for f in frames]
+    compare(by_cpu(info, frames, Refinement()), by_gpu(info, frames, Refinement()))
+
+
 @pytest.mark.parametrize("what", ["cut", "gap", "backwards"])
 @pytest.mark.parametrize("lookahead", [0, 2])
 def test_the_past_ends_where_it_does_on_the_cpu(what, lookahead):

@@ -164,6 +164,33 @@ def test_the_future_calms_the_first_pictures() -> None:
     assert changes(two) < changes(one)
 
 
+def slow(edge: float, contrast: float, noise: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """A soft edge in a noisy picture of little contrast."""
+    x = np.arange(SIZE[1], dtype=np.float32)[None].repeat(SIZE[0], 0)
+    matte = np.clip((edge - x) / 2 + 0.5, 0, 1)
+    grey = 100 + contrast * np.clip((edge - x) / 4 + 0.5, 0, 1) + rng.normal(0, noise, x.shape)
+    return matte.astype(np.float32), np.clip(grey, 0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize(("contrast", "noise", "speed"), [(20, 3, 0.5), (30, 3, 0.3), (60, 3, 0.2)])
+def test_the_future_does_not_run_ahead_of_slow_movement(contrast: float, noise: float, speed: float) -> None:
+    """Nor does what noise hides from one picture to the next add up."""
+    rng, smoother, done = np.random.default_rng(0), TwoSided[np.ndarray](0.5, 3), []
+    for k in range(90):
+        matte, grey = slow(60 + speed * max(0, k - 30), contrast, noise, rng)
+        done += smoother.push(matte, matte, grey, k / 30)
+    ahead = [float((made - true)[10:-10].sum(1).mean()) for true, made in done[40:]]
+    assert abs(np.mean(ahead)) < 0.34
+
+
+def test_two_pictures_of_one_time() -> None:
+    smoother, matte = TwoSided[int](0.5, 2), person()
+    grey = np.full(SIZE, 90, np.uint8)
+    done = [d for k, t in enumerate((0, 0, 0.03, 0.06, 0.06)) for d in smoother.push(k, matte, grey, t)]
+    for _, made in done + smoother.flush():
+        np.testing.assert_allclose(made, matte, atol=1e-4)
+
+
 def test_the_future_does_not_run_ahead() -> None:
     two: TwoSided[float] = TwoSided(0.5, 4)
     out = []

@@ -126,7 +126,7 @@ class Augment:
     past_wrong: float = 0.2
 
 
-# For the last stage of a run: nearer to photographs as they are, after all that was made of them.
+# For the last stage of a run that has had others before: nearer to photographs as they are.
 CALM = Augment(composite=0.25, behind=0.15, zoom=(0.7, 1.5), turn=6.0)
 
 
@@ -230,7 +230,8 @@ class SampleMaker:
         centre = np.array([x + w * rng.uniform(0.1, 0.9), y + h * rng.uniform(-0.1, 0.5) + half[1]])
         if rng.random() < 0.35:  # a chair that the frame cuts off, and nobody in it
             half = np.array([width, height]) * rng.uniform(0.08, 0.3, 2)
-            across = rng.choice((0, width)) + rng.uniform(-1, 0.7) * half[0]
+            side = rng.choice((-1, 1))
+            across = width * (side + 1) / 2 + side * rng.uniform(-0.7, 0.7) * half[0]
             centre = np.array([across, height * rng.uniform(0.5, 1.05)])
         t = np.linspace(0, 2 * math.pi, 48, endpoint=False)
         ray = np.stack((np.cos(t), np.sin(t)))

@@ -31,14 +31,14 @@ inline void store(uint16_t *p, F f) {  // rounded to nearest, halves to even
 
 inline F relu6(F f) {
     const F zero = {}, six = zero + 6.0f;
-    f = f > zero ? f : zero;
-    return f < six ? f : six;
+    f = f < zero ? zero : f;  // not a number stays what it is, as elsewhere
+    return six < f ? six : f;
 }
 
 inline F where(F value, F of) {  // ReLU6's slope: value where 0 < of < 6
     const F zero = {}, six = zero + 6.0f;
-    F low = of > zero ? value : zero;
-    return of < six ? low : zero;
+    F low = of <= zero ? zero : value;
+    return of >= six ? zero : low;
 }
 
 struct Shape {

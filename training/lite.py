@@ -141,7 +141,8 @@ class Inverted(nn.Module):
         """(N, cin, H, W) to (N, cout, H / stride, W / stride)."""
         y = normed(self._expand_conv, self._bn0, x) if self.widens else x
         conv = self._depthwise_conv
-        if held(self._bn1, x) and usable(y, conv.out_channels, conv.kernel_size[0]):
+        # A block that does not widen is the first one, whose input has been through ReLU6: another changes nothing.
+        if held(self._bn1, x) and usable(y, conv.out_channels, conv.kernel_size[0], conv.stride[0]):
             y = FilteredBetween.apply(y, *folded(conv, self._bn1), conv.stride[0])  # type: ignore[no-untyped-call]
         else:
             y = F.relu6(self._bn1(conv(F.relu6(y) if self.widens else y)))

@@ -123,6 +123,8 @@ class Run:
         mine = self.model.state_dict()
         fitting = {k: v for k, v in weights.items() if k in mine and v.shape == mine[k].shape}
         print(f"begins with {len(fitting)} of {len(mine)} tensors", flush=True)
+        if self.config.hold_norms and any("running" in k for k in mine.keys() - fitting.keys()):
+            raise ValueError("--hold-norms is for all the norms of trained weights, and not all of these fit")
         self.model.load_state_dict(mine | fitting)
         if len(fitting) == len(mine):
             self.average.begin(weights)
@@ -298,6 +300,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if args.hours is not None and args.epochs is not None:
         parser.error("give --hours or --epochs, not both")
+    if args.hold_norms and args.init is None:
+        parser.error("--hold-norms is to go on from trained weights: name them with --init")
     if args.epochs is None and args.hours is None:
         args.hours = HOURS
     preset = PRESETS[args.model]
