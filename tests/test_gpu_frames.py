@@ -138,14 +138,16 @@ def test_turned_pictures(turn):
 
 
 def test_the_comparison_can_fail():
-    info, frames = pictures((320, 180), 4)
+    """Other settings lie further off than the same ones, and a picture upside down is refused."""
+    info, frames = pictures((320, 180), 12)
     wanted = by_cpu(info, frames, Refinement())
-    for wrong in (Refinement(smoothing=0.0), Refinement(guided=False)):
-        with pytest.raises(AssertionError):
-            exact = by_gpu(info, frames, wrong)
-            assert all(
-                np.abs(a.planes[0].astype(int) - b.planes[0]).max() <= 8 for a, b in zip(wanted, exact, strict=True)
-            )
+
+    def apart(refinement: Refinement) -> float:
+        made = zip(wanted, by_gpu(info, frames, refinement), strict=True)
+        return float(np.mean([np.abs(a.planes[0].astype(int) - b.planes[0]) > 2 for a, b in made]))
+
+    right = apart(Refinement())
+    assert all(apart(wrong) > 1.5 * right for wrong in (Refinement(smoothing=0.0), Refinement(guided=False)))
     with pytest.raises(AssertionError):
         compare(wanted, [f.with_planes((f.planes[0][::-1], *f.planes[1:])) for f in wanted])
 
