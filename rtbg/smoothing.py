@@ -53,6 +53,7 @@ class Smoother:
         self._grey: Array | None = None  # float32, moving average
         self._time = self._age = 0.0
         self.weight: Array = np.ones((1, 1), np.float32)  # float32 (h, w): of the last matte in the mean
+        self.picture: Array = np.zeros((1, 1), np.float32)  # the last one, `steady`
 
     def reset(self) -> None:
         """Forgets the past: to be called at a scene cut."""
@@ -69,7 +70,7 @@ class Smoother:
             return matte
         elapsed = seconds - self._time
         self._time = seconds
-        picture = steady(grey)
+        self.picture = picture = steady(grey)
         if self._mean is None or self._grey is None or self._mean.shape != matte.shape or not 0 <= elapsed <= GAP:
             self._mean, self._grey, self._age = matte.copy(), picture, 0.0
             self.weight = np.ones_like(matte)
@@ -110,7 +111,6 @@ class TwoSided(Generic[T]):
         self._past = Smoother(strength)
         self._lookahead = lookahead if strength else 0
         self._waiting: deque[tuple[T, Array, Array, _Moment]] = deque()
-        self._picture: Array | None = None  # the last one
         self._scratch = Scratch()
 
     def push(self, item: T, matte: Array, grey: Array, seconds: float) -> list[tuple[T, Array]]:
@@ -122,13 +122,12 @@ class TwoSided(Generic[T]):
             last = self._waiting[-1][3]
             if last.matte.shape != matte.shape or not 0 <= seconds - last.seconds <= GAP:
                 done = self.flush()
+        before = self._past.picture
         smoothed = self._past.push(matte, grey, seconds)
         if not self._lookahead:
             return [*done, (item, smoothed)]
-        picture = steady(grey)
-        before = picture if self._picture is None or not self._waiting else self._picture
-        change = np.maximum(changes(picture, before, STEP), 0)
-        self._picture = picture
+        picture = self._past.picture
+        change = np.maximum(changes(picture, before if self._waiting else picture, STEP), 0)
         self._waiting.append((item, smoothed, self._past.weight, _Moment(matte.copy(), change, seconds)))
         if len(self._waiting) > self._lookahead:
             done.append(self._finish())

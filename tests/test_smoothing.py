@@ -46,6 +46,16 @@ def test_a_still_edge_is_calm_under_noise() -> None:
     assert errors[1] < 0.5 * errors[0], "nearer the truth, too"
 
 
+@pytest.mark.parametrize(("step", "followed"), [(0.35, (0.9, 1.0)), (0.08, (0.05, 0.15))])
+def test_small_disagreement_is_noise_and_a_large_one_an_error(step: float, followed: tuple[float, float]) -> None:
+    """How much of a step of the matte is taken over at once where the picture stands still."""
+    smoother, grey = Smoother(0.5), np.full(SIZE, 90, np.uint8)
+    for k in range(60):
+        smoother.push(np.full(SIZE, 0.4, np.float32), grey, k / 30)
+    out = smoother.push(np.full(SIZE, 0.4 + step, np.float32), grey, 2.0)
+    assert followed[0] < float(out.mean() - 0.4) / step < followed[1]
+
+
 def test_stronger_is_calmer() -> None:
     def left(strength: float) -> float:
         rng, smoother = np.random.default_rng(1), Smoother(strength)

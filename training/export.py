@@ -178,7 +178,6 @@ Trained on {training["device"]}, each command beginning with what the one before
 
 {made}
     python -m training.export --data PATH --checkpoint runs/NAME/best.pt --name {name}{as_exported}
-    python -m training.quantise --data PATH --name {name}
 """
     )
 

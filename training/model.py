@@ -41,7 +41,8 @@ def folded(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
 
 
 def held(norm: nn.BatchNorm2d, x: Tensor) -> bool:
-    """Whether a norm is held still while the network learns on a CPU: then it is worth folding."""
+    """Whether a norm is held still in a training step on a CPU (learning, or answering for pasts or as a teacher): then
+    it is worth folding."""
     return not norm.training and x.device.type == "cpu" and torch.is_autocast_enabled("cpu")
 
 

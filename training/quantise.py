@@ -182,6 +182,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         "made_with": f"onnxruntime {onnxruntime.__version__}",
     }
     card_path.write_text(json.dumps(card, indent=1) + "\n")
+    words, command = card_path.with_suffix(".md"), f"    python -m training.quantise --data PATH --name {args.name}\n"
+    if command not in (text := words.read_text()):
+        words.write_text(text + command)  # it ends with the commands that reproduce the model
 
 
 if __name__ == "__main__":
