@@ -43,7 +43,6 @@ def import_openvino() -> Any:
     try:
         import openvino as ov
         import openvino.frontend
-        import openvino.opset13  # what `rtbg.fused` builds with
     except (ImportError, OSError) as exc:
         raise import_error("OpenVINO", "openvino", "pip install openvino", exc) from exc
     finally:

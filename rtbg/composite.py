@@ -1,8 +1,8 @@
 """Puts the person over the background: the last step before a frame leaves.
 
 Used by `rtbg.pipeline`. Rows of both sides are copied; the cells that hold the matte's edge are then blended in one
-compiled pass (`rtbg.fused`), with weights that add up to 1, so that the offsets of limited range survive.
-Memory bound: a chunk of cells (`rtbg.grid.CHUNK`) of each plane five times, and the planes given out.
+pass (`rtbg.native`), with weights that add up to 1, so that the offsets of limited range survive.
+Memory bound: the planes given out.
 """
 
 from __future__ import annotations
@@ -12,16 +12,15 @@ import numpy as np
 
 from rtbg.color import is_full, subsample_sums, top_code
 from rtbg.errors import UsageError
-from rtbg.foreground import Foreground, Own, Painter
+from rtbg.foreground import Foreground, Own
 from rtbg.frame import Array, Frame
-from rtbg.grid import CELLS, EDGES, Grid, Picked
+from rtbg.grid import CELLS, EDGES, Grid
+from rtbg.native import copy, paint
 from rtbg.options import SHOWS
-
-STRIP = 8  # rows of cells
 
 
 class Compositor:
-    """`composite` with compiled graphs and scratch arrays kept from frame to frame. For one thread at a time."""
+    """`composite` with scratch arrays kept from frame to frame. For one thread at a time."""
 
     def __init__(self, *, show: str = "composite", foreground: Foreground | None = None) -> None:
         """show: one of `options.SHOWS`. foreground: estimates the person's own colours at the edge first; None: the
@@ -30,7 +29,6 @@ class Compositor:
             raise UsageError(f"show is {', '.join(SHOWS[:-1])} or {SHOWS[-1]}, not {show!r}")
         self._show = show
         self._foreground = foreground
-        self._painter = Painter()
 
     def __call__(self, frame: Frame, alpha: Array, background: tuple[Array, ...] | None) -> Frame:
         """See `composite`."""
@@ -59,10 +57,10 @@ class Compositor:
         grid = own.cells.grid if own else Grid.over(frame.width, frame.height, CELLS, even=True)
         known = EDGES.of(alpha)
         edge, full = (known.edge, known.full) if known and known.grid == grid else grid.edge(alpha)
-        steps = (1, 1), frame.chroma, frame.chroma
-        done = _copied(frame.planes[:3], background[:3], full, grid, steps)
-        cells = own.picked if own else Picked(grid, edge)
-        self._painter(cells, alpha, frame.planes, done, chroma=frame.chroma, own=own, behind=background)
+        done = tuple(np.empty(p.shape, p.dtype) for p in frame.planes[:3])
+        copy(grid, full, frame.planes, background, done, frame.chroma)
+        colours = (own.person, own.apart) if own else None
+        paint(grid, edge, alpha, frame.planes, done, chroma=frame.chroma, own=colours, behind=background)
         return done
 
 
@@ -117,31 +115,3 @@ def _at_depth(alpha: Array, bits: int) -> Array:
 def _ramp(alpha: Array, low: int, high: int) -> Array:
     """uint16: 0..255 mapped to low..high."""
     return np.asarray(cv2.LUT(alpha, np.rint(np.linspace(low, high, 256)).astype(np.uint16)))
-
-
-def _copied(
-    planes: tuple[Array, ...],
-    background: tuple[Array, ...],
-    full: Array,
-    grid: Grid,
-    steps: tuple[tuple[int, int], ...],
-) -> tuple[Array, ...]:
-    """Copies of the background's planes, but of the frame's in the cells that are `full`. Some rows of cells at a time,
-    so that what is written twice is still in the processor's cache."""
-    done = tuple(np.empty(b.shape, b.dtype) for b in background)
-    rows, columns = full.shape
-    edges = np.zeros((rows, columns + 2), np.int8)
-    edges[:, 1:-1] = full > 0
-    ys, xs = np.nonzero(np.diff(edges, axis=1))
-    runs = list(zip(ys[::2].tolist(), xs[::2].tolist(), xs[1::2].tolist(), strict=True))
-    for plane, behind, out, (kx, ky) in zip(planes, background, done, steps, strict=True):
-        h, w = grid.scale // ky, grid.scale // kx
-        k = 0
-        for top in range(0, rows, STRIP):
-            np.copyto(out[top * h : (top + STRIP) * h], behind[top * h : (top + STRIP) * h])
-            while k < len(runs) and runs[k][0] < top + STRIP:
-                y, left, right = runs[k]
-                here = np.s_[y * h : (y + 1) * h, left * w : right * w]
-                out[here] = plane[here]
-                k += 1
-    return done

@@ -6,20 +6,19 @@ at full size the person's colour is that mean, corrected by what the picture say
 All on planes of YUV, only where 0 < alpha < 255. Used by `rtbg.composite`, and by `rtbg.matting` where an edge is made
 to grow.
 
-Memory bound: about forty float32 arrays of the grid's size (about 14,000 cells), a chunk of cells
-(`rtbg.grid.CHUNK`) of each plane four times, the planes given out.
+Memory bound: about forty float32 arrays of the grid's size (about 14,000 cells), the planes given out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import cv2
 import numpy as np
 
 from rtbg.frame import Array
-from rtbg.fused import Graphs, margin, painted
-from rtbg.grid import CELLS, EDGES, MEANS, Grid, Patch, Picked, Scratch, ramp
+from rtbg.grid import CELLS, EDGES, MEANS, Grid, Patch, Scratch, ramp
+from rtbg.native import paint
 
 # Around each cell means are taken with the weights NEAR (across and down), and in windows of FAR cells. The latter
 # count as FAINT, so what is near rules where it says anything at all; where neither does, the mean of all the cells
@@ -48,7 +47,6 @@ class Foreground:
             raise ValueError(f"light wrap is from 0 to 1, not {wrap}")
         self.wrap = wrap
         self._scratch = Scratch()
-        self._painter = Painter()
 
     def __call__(
         self, planes: tuple[Array, ...], alpha: Array, background: tuple[Array, ...] | None = None
@@ -64,7 +62,8 @@ class Foreground:
         if own is None:
             return planes[:3]
         done = tuple(p.copy() for p in planes[:3])
-        self._painter(own.picked, alpha, planes, done, chroma=own.cells.steps[1], own=own)
+        grid, chroma = own.cells.grid, own.cells.steps[1]
+        paint(grid, own.edge, alpha, planes, done, chroma=chroma, own=(own.person, own.apart))
         if self.wrap and background is not None:
             self._spill(own.cells, [(p, b) for p, b in zip(done, background, strict=False)], own.person)
         return done
@@ -99,47 +98,8 @@ class Own:
     def __init__(self, cells: _Cells, edge: Array, scratch: Scratch) -> None:
         """edge: what `Grid.edge` says first."""
         self.cells = cells
-        self.picked = Picked(cells.grid, edge)
+        self.edge = edge
         self.person, self.apart = cells.colours(edge, scratch)
-
-
-class Painter:
-    """Paints the cells of a matte's edge, all else being there already. One thread at a time."""
-
-    def __init__(self) -> None:
-        self._graphs = Graphs(painted)
-
-    def __call__(
-        self,
-        cells: Picked,
-        alpha: Array,
-        planes: Sequence[Array],
-        out: Sequence[Array],
-        *,
-        chroma: tuple[int, int],
-        own: Own | None = None,
-        behind: Sequence[Array] | None = None,
-    ) -> None:
-        """Writes these cells of Y, U and V into `out`: those of `planes`, in the person's `own` colours and blended
-        by `alpha` over what is `behind`, where these are given. chroma: as `Frame.chroma`. See `fused.painted`."""
-        if not len(cells):
-            return
-        top = 255 if planes[0].dtype == np.uint8 else 1023
-        graph = self._graphs.of(cells.grid.scale, chroma, top, own is not None, behind is not None)
-        sizes = (1, 1), chroma, chroma
-        for some in cells.chunks():
-            given = [some.parts(alpha, beside=0 if chroma == (1, 1) else margin(cells.grid.scale))]
-            made = []
-            for k, size in enumerate(sizes):
-                given.append(some.parts(planes[k], *size))
-                made.append(np.empty_like(given[-1]))
-                if behind is not None:
-                    given.append(some.parts(behind[k], *size))
-                if own is not None:
-                    given += [some.around(own.person[k]), some.around(own.apart[k])]
-            graph(given, made)
-            for parts, plane, size in zip(made, out, sizes, strict=True):
-                some.put(parts, plane, *size)
 
 
 def grown(planes: tuple[Array, ...], before: Array, after: Array) -> tuple[Array, ...]:

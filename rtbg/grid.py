@@ -1,7 +1,7 @@
 """A coarse grid of whole cells laid over a frame, and the tiles of it that a step has to work on.
 
 What `rtbg.upsampling` and `rtbg.foreground` share: estimates are made once per cell, a square of `scale` pixels, and
-brought to full size only in those cells (`Picked`), or tiles of them, where something is to be done.
+brought to full size only in those cells (`rtbg.native`), or tiles of them, where something is to be done.
 Memory bound: nothing kept but what a `Scratch` is asked for.
 """
 
@@ -14,7 +14,6 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from numpy.lib.stride_tricks import as_strided
 
 from rtbg.frame import Array
 from rtbg.known import Known, halved
@@ -22,8 +21,6 @@ from rtbg.known import Known, halved
 # Cells on the longer side. More follow finer hair (240: Grad lower by 4 %), at twice the cost.
 CELLS = 160
 TILE = 12  # cells on a side
-CHUNK = 1 << 19  # pixels: a frame's edge is one chunk, unless there is nothing else
-AROUND = 4  # samples around a cell that `Picked` gives at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,95 +186,6 @@ class Scratch:
         if kept is None or kept.size < size or kept.dtype != dtype:
             kept = self._kept[name] = np.empty(size, dtype)
         return kept[:size].reshape(shape)
-
-
-class Picked:
-    """Some cells of a grid, and their parts of planes as rows of an array, as `rtbg.fused` takes them: only what is
-    needed is looked at, in few calls."""
-
-    def __init__(self, grid: Grid, needed: Array) -> None:
-        """Those that are not 0 in an array (rows, columns)."""
-        ys, xs = np.nonzero(needed)
-        s = grid.scale
-        # First those that lie in the frame with all that may be asked for around them, then those that lie in it, then
-        # those that hang over: it is in this order that they cost.
-        inside = ((ys + 1) * s <= grid.height) & ((xs + 1) * s <= grid.width)
-        inner = inside & (ys * s >= AROUND) & ((ys + 1) * s + AROUND <= grid.height)
-        inner &= (xs * s >= AROUND) & ((xs + 1) * s + AROUND <= grid.width)
-        order = np.argsort(np.uint8(2) - inside - inner, kind="stable")
-        self._keep(grid, ys[order], xs[order], int(np.count_nonzero(inside)), int(np.count_nonzero(inner)))
-
-    def _keep(self, grid: Grid, ys: Array, xs: Array, inside: int, inner: int) -> None:
-        self.grid, self.ys, self.xs = grid, ys, xs
-        self._inside, self._inner = inside, inner
-        self._nine: Array | None = None
-
-    def chunks(self) -> Iterator[Picked]:
-        """All of them, `CHUNK` pixels at a time."""
-        size = max(1, CHUNK // self.grid.scale**2)
-        for k in range(0, len(self), size):
-            some = Picked.__new__(Picked)
-            counts = (min(max(0, count - k), size) for count in (self._inside, self._inner))
-            some._keep(self.grid, self.ys[k : k + size], self.xs[k : k + size], *counts)
-            yield some
-
-    def __len__(self) -> int:
-        return len(self.ys)
-
-    def parts(self, plane: Array, kx: int = 1, ky: int = 1, *, above: int = 0, beside: int = 0) -> Array:
-        """(cells, height * width), a new array: their parts of a plane subsampled by kx and ky, line by line, with
-        `above` samples more above and below and `beside` on both sides (of luma's `AROUND` at most); beyond the frame's
-        borders its last ones."""
-        if plane.strides[1] != plane.itemsize:  # every other sample, say: not what a frame has
-            plane = np.ascontiguousarray(plane)
-        h, w = self.grid.scale // ky, self.grid.scale // kx
-        count = self._inner if above or beside else self._inside
-        out = np.empty((len(self), (h + 2 * above) * (w + 2 * beside)), plane.dtype)
-        if count:
-            view = _view(plane, h, w, above, beside)
-            out[:count].view(view.dtype)[...] = view[
-                self.ys[:count] - -(-above // h), self.xs[:count] - -(-beside // w)
-            ]
-        if count < len(self):
-            ys = self.ys[count:, None] * h + np.arange(-above, h + above)
-            xs = self.xs[count:, None] * w + np.arange(-beside, w + beside)
-            for at, length in ((ys, plane.shape[0]), (xs, plane.shape[1])):
-                np.clip(at, 0, length - 1, out=at)
-            out[count:] = plane[ys[:, :, None], xs[:, None]].reshape(len(ys), -1)
-        return out
-
-    def put(self, parts: Array, plane: Array, kx: int = 1, ky: int = 1) -> None:
-        """Writes what is (cells, height * width), contiguous, into a plane."""
-        h, w = self.grid.scale // ky, self.grid.scale // kx
-        count = self._inside
-        if count:
-            view = _view(plane, h, w, 0, 0)
-            view[self.ys[:count], self.xs[:count]] = parts[:count].view(view.dtype)
-        height, width = plane.shape
-        for y, x, part in zip(self.ys[count:] * h, self.xs[count:] * w, parts[count:], strict=True):
-            plane[y : y + h, x : x + w] = part.reshape(h, w)[: height - y, : width - x]
-
-    def around(self, values: Array) -> Array:
-        """(cells, 9): of values of all cells (rows, columns) those of each of these and of the eight around it; at the
-        frame's borders the last ones again."""
-        if self._nine is None:
-            rows, columns = self.grid.shape
-            three = np.arange(-1, 2)
-            down = np.clip(self.ys[:, None] + three, 0, rows - 1) * columns
-            self._nine = (down[:, :, None] + np.clip(self.xs[:, None] + three, 0, columns - 1)[:, None]).reshape(-1, 9)
-        return np.asarray(np.ascontiguousarray(values).reshape(-1).take(self._nine))
-
-
-def _view(plane: Array, h: int, w: int, above: int, beside: int) -> Array:
-    """A plane's memory as (rows, columns, height), a cell's row of samples one item, which NumPy moves as a whole; from
-    the first cell on that has so many samples `above` and `beside` it."""
-    (height, width), (down, on) = plane.shape, plane.strides
-    top, left = -above % h, -beside % w
-    high, wide = h + 2 * above, w + 2 * beside
-    lines = plane[top:, left : left + wide].view(f"V{wide * on}")
-    return as_strided(
-        lines, ((height - top - high) // h + 1, (width - left - wide) // w + 1, high), (h * down, w * on, down)
-    )
 
 
 class Edges(NamedTuple):

@@ -6,8 +6,7 @@ then applied to the full-resolution luma (U and V come in at the grid's resoluti
 small matte's edge; outside it the bilinear small matte rules exactly, so that nothing of the background's texture is
 ever copied into the matte. Used by `rtbg.matting`.
 
-Memory bound: about thirty float32 arrays of the grid's size (14,000 cells), a chunk of cells (`rtbg.grid.CHUNK`)
-five times, the matte given out and the one before.
+Memory bound: about thirty float32 arrays of the grid's size (14,000 cells), the matte given out and the one before.
 """
 
 from __future__ import annotations
@@ -20,8 +19,8 @@ import cv2
 import numpy as np
 
 from rtbg.frame import Array
-from rtbg.fused import Graphs, followed, margin
-from rtbg.grid import CELLS, EDGES, MEANS, Edges, Grid, Means, Picked, edge_of, ramp
+from rtbg.grid import CELLS, EDGES, MEANS, Edges, Grid, Means, edge_of, ramp
+from rtbg.native import follow
 
 # Half the window of the fit, as a fraction of the longer side.
 RADIUS = 1 / 50
@@ -83,7 +82,6 @@ class Upsampler:
         self._seen: list[Array] = []
         self._given: Array | None = None  # the matte before, without `edge`; None: no past
         self._time: float | None = None
-        self._graphs = Graphs(followed)
 
     def reset(self) -> None:
         """Forgets the past: to be called at a scene cut."""
@@ -149,25 +147,8 @@ class Upsampler:
         cv2.multiply(offset, share, base[box], 255.0)
         sure = _sure(guides[0], rise[box], base[box], _Ends(*(e[box] for e in ends)), top)
         band[box][sure] = 0
-        touched = Picked(grid, cv2.dilate(band, _THREE))
-        self._raise(alpha, luma, touched, rise, base, ends)
+        follow(grid, cv2.dilate(band, _THREE), luma, alpha, self._given, (rise, base), LEAST, ends)
         EDGES.tell(alpha, Edges(grid, *edge_of(ends.most, ends.least), ends.share))
-
-    def _raise(self, alpha: Array, luma: Array, cells: Picked, rise: Array, base: Array, ends: _Ends) -> None:
-        """Adds rise * luma + base to `alpha` in these cells, all in which that is not 0, and notes what they then hold.
-        rise, base: (rows, columns) of the grid."""
-        top = 255 if luma.dtype == np.uint8 else 1023
-        graph = self._graphs.of(cells.grid.scale, top, self._given is not None, LEAST)
-        for some in cells.chunks():
-            lumas = some.parts(luma, above=2, beside=margin(cells.grid.scale))
-            given = [lumas, some.parts(alpha), some.around(rise), some.around(base)]
-            if self._given is not None:
-                given.append(some.parts(self._given))
-            new = np.empty_like(given[1])
-            found = [np.empty((len(new), 1), np.float32) for _ in range(3)]
-            graph(given, [new, *found])
-            some.put(new, alpha)
-            ends.note(some, *(each[:, 0] for each in found))
 
     def _calmed(self, cells: list[Array], elapsed: float | None) -> list[Array]:
         """Y, U and V of the grid's cells, averaged over the time in which they have not changed."""
@@ -190,17 +171,11 @@ def _cells(grid: Grid, planes: tuple[Array, ...], top: int) -> list[Array]:
 
 
 class _Ends(NamedTuple):
-    """Of a matte, in each cell of the grid: the greatest value and the least (uint8), and the mean (float32, 0..1)."""
+    """Of a matte, in each cell of the grid: the least value and the greatest (uint8), and the mean (float32, 0..1)."""
 
-    most: Array
     least: Array
+    most: Array
     share: Array
-
-    def note(self, cells: Picked, least: Array, most: Array, mean: Array) -> None:
-        """What these cells hold, in codes."""
-        at = cells.ys, cells.xs
-        self.least[at], self.most[at] = least, most
-        self.share[at] = mean * np.float32(1 / 255)
 
 
 def _sure(luma: Array, rise: Array, base: Array, ends: _Ends, top: int) -> Array:
@@ -215,11 +190,11 @@ def _sure(luma: Array, rise: Array, base: Array, ends: _Ends, top: int) -> Array
 
 
 def _reached(small: Array, grid: Grid) -> tuple[Array, Array]:
-    """(the greatest, the least) values of a small picture (uint8) that its enlargement can have in each cell."""
+    """(the least, the greatest) values of a small picture (uint8) that its enlargement can have in each cell."""
     (ys, high), (xs, wide) = reach(small.shape, grid)
     window = np.ones((high, wide), np.uint8)
-    most, least = (np.asarray(step(small, window))[ys][:, xs] for step in (cv2.dilate, cv2.erode))
-    return most, least
+    least, most = (np.ascontiguousarray(step(small, window)[ys][:, xs]) for step in (cv2.erode, cv2.dilate))
+    return least, most
 
 
 def reach(shape: tuple[int, ...], grid: Grid) -> list[tuple[Array, int]]:

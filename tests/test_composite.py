@@ -267,18 +267,3 @@ def test_no_colour_of_the_room_beside_a_hard_edge() -> None:
         new = (y, np.full(half, 200, np.uint8), np.full(half, 200, np.uint8))
         for plane in Compositor(foreground=Foreground())(frame, alpha, new).planes[1:]:
             assert plane.min() >= 199
-
-
-def test_a_picture_without_an_edge_makes_no_graph(monkeypatch: pytest.MonkeyPatch) -> None:
-    blend, alpha = Compositor(foreground=Foreground()), disc(64, 50)
-    frame, behind = frame_of(1, 64, 50, 8, (2, 2)), planes(2, 64, 50, 8, (2, 2))
-    want = blend(frame, alpha, behind).planes
-
-    def made(*_: object) -> None:
-        raise AssertionError("a graph was made")
-
-    monkeypatch.setattr("rtbg.fused.Fused", made)
-    for flat in (0, 255):
-        blend(frame, np.full_like(alpha, flat), behind)
-    for a, b in zip(blend(frame, alpha, behind).planes, want, strict=True):
-        np.testing.assert_array_equal(a, b)

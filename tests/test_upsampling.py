@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from rtbg import upsampling
-from rtbg.grid import EDGES, MEANS, Grid, Picked
+from rtbg.grid import EDGES, MEANS, Grid
+from rtbg.native import follow
 from rtbg.upsampling import LEAST, Edge, Upsampler, shaped
 
 SMALL = (176, 320)
@@ -66,9 +67,9 @@ def test_cells_left_out_stay_as_they_were(monkeypatch: pytest.MonkeyPatch) -> No
     for left_out in (True, False):
         if not left_out:
             monkeypatch.setattr(upsampling, "_sure", lambda luma, *rest: np.zeros(luma.shape, bool))
-        upsampler, raised = Upsampler(), Upsampler._raise
-        monkeypatch.setattr(upsampler, "_raise", lambda *a, f=raised, u=upsampler: (counts.append(len(a[2])), f(u, *a)))
-        mattes.append(upsampler(small, planes))
+        with monkeypatch.context() as here:
+            here.setattr(upsampling, "follow", lambda *a: (counts.append(np.count_nonzero(a[1])), follow(*a)))
+            mattes.append(Upsampler()(small, planes))
     assert 0.2 * counts[1] < counts[0] < 0.85 * counts[1]
     apart = cv2.absdiff(*mattes)
     assert apart.max() <= 8 and np.count_nonzero(apart) < 2e-5 * apart.size
@@ -289,42 +290,6 @@ def test_a_moving_edge_leaves_nothing_behind() -> None:
         small = small_of(np.roll(true, 24 * k, axis=1))
         kept, fresh = up(small, moved, k / 30), Upsampler()(small, moved)
         assert np.abs(kept.astype(int) - fresh).mean() < 0.15
-
-
-@pytest.mark.parametrize("size", [(1280, 720), (1001, 563), (70, 46), (24, 12)], ids=str)
-@pytest.mark.parametrize("chroma", [(1, 1), (2, 1), (2, 2)], ids=str)
-def test_picked_cells(size: tuple[int, int], chroma: tuple[int, int]) -> None:
-    """What is taken out and put back is the plane, which goes on beyond its borders; of cells the nine around each."""
-    (w, h), (kx, ky) = size, chroma
-    rng = np.random.default_rng(4)
-    grid = Grid.over(w, h, 40, even=True)
-    needed = (rng.random(grid.shape) < 0.1).astype(np.uint8)
-    needed[-1, -1] = needed[0, 0] = 1
-    sy, sx = grid.scale // ky, grid.scale // kx
-    high, wide = -(-h // ky), -(-w // kx)
-    padded = rng.integers(0, 256, (high, wide + 5), np.uint8)
-    cells = rng.random(grid.shape, np.float32)
-    picked = Picked(grid, needed)
-    assert len(picked) == np.count_nonzero(needed)
-    nine = picked.around(cells).reshape(-1, 3, 3)
-    larger = np.pad(cells, 1, mode="edge")
-    for given in (np.ascontiguousarray(padded[:, :wide]), padded[:, :wide], padded[:, 2 : wide + 2].astype(np.uint16)):
-        before, out = given.copy(), np.zeros_like(given)
-        above, beside = 2 // ky, 4 // kx
-        more = grid.shape[0] * sy - high + above, grid.shape[1] * sx - wide + beside
-        whole = np.pad(given, ((above, more[0]), (beside, more[1])), mode="edge")
-        part, around = picked.parts(given, kx, ky), picked.parts(given, kx, ky, above=above, beside=beside)
-        for k, (y, x) in enumerate(zip(picked.ys, picked.xs, strict=True)):
-            window = whole[y * sy : (y + 1) * sy + 2 * above, x * sx : (x + 1) * sx + 2 * beside]
-            np.testing.assert_array_equal(around[k].reshape(window.shape), window)
-            np.testing.assert_array_equal(part[k].reshape(sy, sx), window[above:-above, beside:-beside])
-            np.testing.assert_array_equal(nine[k], larger[y : y + 3, x : x + 3])
-        picked.put(part, out, kx, ky)
-        done = np.repeat(np.repeat(needed > 0, sy, 0), sx, 1)[:high, :wide]
-        np.testing.assert_array_equal(out, np.where(done, given, 0))
-        np.testing.assert_array_equal(given, before)
-    nobody = Picked(grid, np.zeros_like(needed))
-    assert not len(nobody) and nobody.parts(given, kx, ky, beside=2).shape == (0, sy * (sx + 4))
 
 
 def test_edge_cells() -> None:

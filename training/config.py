@@ -26,6 +26,7 @@ class TrainConfig:
     batch: int = 32
     epoch_pictures: int = 16384
     rate: float = 2e-3
+    encoder_rate: float = 0.25  # of the encoder that began with published weights, as a share of `rate`
     warmup: float = 0.01
     weight_decay: float = 0.05
     ema: float = 0.9995

@@ -33,7 +33,7 @@ U8 = npt.NDArray[np.uint8]
 # How often a picture of each group is drawn, relative to its number. `coc` masks are coarse polygons; `ccp`
 # leaves bystanders unlabelled and `cel` hands; the few true-alpha portraits (`ais`) are worth repeating, and so
 # are selfies (`pic`), the nearest to what a webcam sees.
-GROUP_WEIGHT = {"sup": 1.0, "pic": 2.5, "ccp": 0.6, "cel": 0.4, "coc": 0.0, "ais": 30.0}
+GROUP_WEIGHT = {"sup": 1.0, "pic": 3.5, "ccp": 0.6, "cel": 0.4, "coc": 0.0, "ais": 30.0}
 
 
 # The blur, in pixels of the pictures as they are kept, that stands for the soft edge which a binary mask does not have:
@@ -117,7 +117,7 @@ class Augment:
     """Shares and ranges of the augmentation; each is described where it is used."""
 
     composite: float = 0.4
-    empty: float = 0.05
+    empty: float = 0.07
     behind: float = 0.3
     zoom: tuple[float, float] = (0.55, 1.7)
     stretch: float = 0.15

@@ -14,9 +14,11 @@ Memory: the decoded pictures, about 3 GB, shared by the loader's workers.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import math
 import os
+import sys
 import time
 from collections.abc import Sequence
 from copy import deepcopy
@@ -44,6 +46,16 @@ PAUSE = 60.0  # seconds: no step takes that long
 HOURS = 1.25  # of a run of which nothing else is said, on one CPU core
 # (share of the run at which the stage begins, scale of the sizes): most of what is learnt is learnt cheaply small.
 STAGES = ((0.0, 0.6), (0.45, 0.8), (0.72, 1.0))
+
+
+def keep_memory() -> None:
+    """Lets glibc's allocator keep what it once had from the system. Left alone it gives every large map back and is
+    given it again, page by page, at each layer: half of a step's time on a CPU. Elsewhere nothing happens."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        mallopt(-4, 0)  # M_MMAP_MAX: no mappings of their own for large blocks
+        mallopt(-1, -1)  # M_TRIM_THRESHOLD: the largest there is
+        mallopt(-2, 1 << 28)  # M_TOP_PAD: grows in steps of this
 
 
 def learning_rate(config: TrainConfig, done: float) -> float:
@@ -100,8 +112,8 @@ class Run:
         self.average = Average(self.model, config.ema)
         known = list(self.model.encoder.parameters()) if isinstance(self.model, LiteUNet) else []
         new = [p for p in self.model.parameters() if not any(p is k for k in known)]
-        # What was learnt elsewhere is only to be bent to the task: a quarter of the rate.
-        groups = [{"params": new, "scale": 1.0}, {"params": known, "scale": 0.25}]
+        # What was learnt elsewhere is only to be bent to the task.
+        groups = [{"params": new, "scale": 1.0}, {"params": known, "scale": config.encoder_rate}]
         self.optimizer = torch.optim.AdamW(groups, lr=config.rate, weight_decay=config.weight_decay)
         self.rng = np.random.default_rng(config.seed)
         self.spent = 0.0  # seconds of training
@@ -204,6 +216,7 @@ def train(
     `best.pt` whose weights a new run begins with, `teacher` one whose mattes are learnt beside the true ones
     (distillation, Hinton et al. 2015), `masks` a folder of refined masks (`training.refine`)."""
     out.mkdir(parents=True, exist_ok=True)
+    keep_memory()
     cv2.setNumThreads(0)  # before the loader's workers are forked: they would wait for threads they do not have
     validation = load_validation(data)
     maker = SampleMaker(load_people(data, masks), load_backgrounds(data))
@@ -297,6 +310,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--hold-norms", action="store_true", help="leave the norms as trained weights have them (on CPUs much faster)"
     )
     parser.add_argument("--rate", type=float, default=TrainConfig.rate, help="peak learning rate")
+    parser.add_argument(
+        "--encoder-rate", type=float, default=TrainConfig.encoder_rate, help="the encoder's share of it"
+    )
     args = parser.parse_args(argv)
     if args.hours is not None and args.epochs is not None:
         parser.error("give --hours or --epochs, not both")
@@ -311,6 +327,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         epoch_pictures=args.epoch_pictures,
         seed=args.seed,
         rate=args.rate,
+        encoder_rate=args.encoder_rate,
         ema=args.ema,
         first_stage=args.first_stage,
         hold_norms=args.hold_norms,

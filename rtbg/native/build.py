@@ -1,0 +1,82 @@
+"""Builds the native code for every system that rtbg runs on, with one compiler that comes as a Python package.
+
+    pip install '.[native]' && python -m rtbg.native.build
+
+The results are kept beside this file and travel in the wheel, so that nobody who installs rtbg needs a compiler;
+`tests/test_native.py` builds them again and compares them byte by byte. The code uses no library and no system call.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from rtbg.native import FOLDER, ISAS, SOURCES, TARGETS, library_name, source_hash
+
+# One target of the compiler's for each system, and the names of the sets of instructions there.
+_SYSTEMS = {"linux": "linux-musl", "macos": "macos.12.0", "windows": "windows-gnu"}
+_CPUS = {"x86_64": ("x86_64", "x86_64_v3"), "aarch64": ("baseline",)}
+_FLAGS = (
+    "-O3", "-fno-unroll-loops", "-std=c11", "-Wall", "-Wextra", "-Werror", "-Wframe-larger-than=4000",
+    "-ffreestanding", "-fno-builtin", "-ffp-contract=off",
+    "-fvisibility=hidden", "-fno-stack-protector", "-fno-sanitize=all", "-fno-unwind-tables",
+    "-fno-asynchronous-unwind-tables", "-g0",
+)  # fmt: skip
+
+
+def build(target: tuple[str, str], out: Path) -> Path:
+    """Builds for a (system, processor) of `TARGETS` into the folder `out`; returns the file. Raises SystemExit where
+    the compiler is missing or fails."""
+    system, cpu = target
+    name = library_name(target)
+    triple = f"--target={cpu}-{_SYSTEMS[system]}"
+    flags = [triple, *_FLAGS, *([] if system == "windows" else ["-fPIC"])]
+    with tempfile.TemporaryDirectory() as folder:  # and there by relative names: no path gets into a result
+
+        def zig(*arguments: str) -> None:
+            command = [sys.executable, "-m", "ziglang", "cc", *arguments]
+            done = subprocess.run(command, capture_output=True, text=True, cwd=folder)
+            if done.returncode:
+                missing = "No module named ziglang" in done.stderr
+                raise SystemExit("the compiler is missing: pip install '.[native]'" if missing else done.stderr)
+
+        for source in ("edge.c", "cpu.c"):
+            shutil.copy(FOLDER / source, folder)
+        objects = ["cpu.o"]
+        zig(*flags, "-c", "cpu.c", "-o", "cpu.o")
+        for isa, instructions in zip(ISAS, _CPUS[cpu], strict=False):
+            for depth in (8, 16):
+                objects.append(f"{isa}{depth}.o")
+                defined = f"-DDEPTH={depth}", f"-DISA={isa}", f"-mcpu={instructions}"
+                zig(*flags, *defined, "-c", "edge.c", "-o", objects[-1])
+        link = ["-Wl,-install_name,@rpath/" + name] if system == "macos" else []
+        zig(triple, "-shared", "-nostdlib", "-s", *link, "-o", name, *objects)
+        made = (Path(folder) / name).read_bytes()
+    if system == "windows":  # the time of the build, in the header that byte 60 points to
+        at = int.from_bytes(made[60:64], "little") + 8
+        made = made[:at] + bytes(4) + made[at + 4 :]
+    (out / name).write_bytes(made)
+    return out / name
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=FOLDER, help="folder of the results (default: beside the source)")
+    parser.add_argument("--only", metavar="SYSTEM-CPU", help="one of them, e.g. linux-x86_64")
+    args = parser.parse_args(argv)
+    for target in TARGETS:
+        if args.only in (None, "-".join(target)):
+            made = build(target, args.out)
+            print(f"{made.name} {made.stat().st_size}")
+    if args.only is None:
+        (args.out / "source.sha256").write_text(f"{source_hash()}  {' '.join(SOURCES)}\n")
+
+
+if __name__ == "__main__":
+    main()
