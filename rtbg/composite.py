@@ -15,7 +15,7 @@ from rtbg.errors import UsageError
 from rtbg.foreground import Foreground, Own
 from rtbg.frame import Array, Frame
 from rtbg.grid import CELLS, EDGES, Grid
-from rtbg.native import copy, paint
+from rtbg.native.edge import copy, paint
 from rtbg.options import SHOWS
 
 

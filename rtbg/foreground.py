@@ -17,8 +17,9 @@ import cv2
 import numpy as np
 
 from rtbg.frame import Array
-from rtbg.grid import CELLS, EDGES, MEANS, Grid, Patch, Scratch, ramp
-from rtbg.native import paint
+from rtbg.grid import CELLS, EDGES, MEANS, Grid, Patch, Scratch
+from rtbg.native.edge import paint
+from rtbg.native.grid import colours
 
 # Around each cell means are taken with the weights NEAR (across and down), and in windows of FAR cells. The latter
 # count as FAINT, so what is near rules where it says anything at all; where neither does, the mean of all the cells
@@ -35,7 +36,6 @@ HARDLY = 1e-6
 WRAP = 1 / 64
 
 _SHARE = np.linspace(0, 1, 256, dtype=np.float32)
-_NEAR = np.array(NEAR, np.float32)
 
 
 class Foreground:
@@ -156,13 +156,16 @@ class _Cells:
             share = matte.share[box]
         else:
             share = np.multiply(self.grid.means_in(box, self.alpha), np.float32(1 / 255), dtype=np.float32)
-        found = []
-        parts = colours([np.asarray(m, np.float32) for m in means], share, scratch)
-        for part in parts:
-            whole = np.zeros((3, rows, columns), np.float32)
-            whole[:, box[0], box[1]] = cv2.split(part)[:3]
-            found.append(list(whole))
-        return found[0], found[1]
+        found = np.zeros((2, 3, rows, columns), np.float32)
+        person, apart = (list(f[:, box[0], box[1]]) for f in found)
+        means = [np.asarray(m, np.float32) for m in means]
+        # First from the cells that are surely the one or the other; then every cell's own colour is corrected by that,
+        # and averaged with its neighbours'.
+        colours(
+            means, share, person, apart,
+            near=NEAR[1::-1], far=FAR, weights=(FAINT, HARDLY), sure=(UNSURE, SURE), scratch=scratch,
+        )  # fmt: skip
+        return list(found[0]), list(found[1])
 
     def patches(self, needed: Array, *mattes: Array) -> Iterator[tuple[tuple[int, ...], Patch, list[Array]]]:
         """For the tiles with a cell that is needed: (planes, their patch, the mattes there at the size of these
@@ -178,47 +181,6 @@ class _Cells:
             h, w = (-(-n // k) for n, k in zip(parts[0].shape, (ky, kx), strict=True))
             parts = [np.asarray(cv2.resize(m, (w, h), interpolation=cv2.INTER_AREA)) for m in parts]
             yield (1, 2), tile.patch(kx, ky), parts
-
-
-def colours(cells: list[Array], share: Array, scratch: Scratch | None = None) -> tuple[Array, Array]:
-    """(the person's mean colours, those less the background's), each float32 (rows, columns, 4), of which the last
-    says nothing; in memory of `scratch`, where one is given.
-
-    cells: float32 means of Y, U and V; share: float32 mean alpha, 0..1."""
-    kept = scratch or Scratch()
-    shape = (*share.shape, 4)
-    picture = cv2.merge([*cells, np.ones_like(share)], kept.array("picture", shape))
-    shares = share, 1 - share
-    # First from the cells that are surely the one or the other...
-    first = []
-    for name, s in zip(("mine", "other"), shares, strict=True):
-        weight = cv2.scaleAdd(s, HARDLY, ramp(s, UNSURE, SURE))
-        first.append(_mean(picture, weight, kept, kept.array(name, shape), far=True))
-    # ... then every cell's own colour is corrected by that, and averaged with its neighbours'.
-    means = []
-    rest, four = kept.array("rest", shape), kept.array("four", shape)
-    for name, weight, mine, other in zip(("person", "room"), shares, first, first[::-1], strict=True):
-        cv2.merge([weight] * 4, four)
-        cv2.subtract(mine, other, rest)
-        cv2.multiply(rest, four, rest)
-        cv2.add(rest, other, rest)
-        cv2.subtract(picture, rest, rest)
-        cv2.multiply(rest, four, rest)
-        cv2.add(rest, mine, rest)
-        means.append(_mean(rest, weight + np.float32(1e-4), kept, kept.array(name, shape)))
-    return means[0], np.asarray(cv2.subtract(means[0], means[1], means[1]))
-
-
-def _mean(picture: Array, weight: Array, kept: Scratch, out: Array, *, far: bool = False) -> Array:
-    """Weighted means of a picture of four channels, of which the last is 1, around each cell: `out`, filled."""
-    four, stack = kept.array("four", out.shape), kept.array("stack", out.shape)
-    cv2.multiply(picture, cv2.merge([weight] * 4, four), stack)
-    cv2.sepFilter2D(stack, -1, _NEAR, _NEAR, out)
-    if far:
-        cv2.scaleAdd(cv2.blur(stack, (FAR, FAR), four), FAINT, out, out)
-        rest = tuple(FAINT**2 * HARDLY * m + 1e-30 for m in cv2.mean(stack))
-        cv2.add(out, rest, out)  # type: ignore[call-overload]
-    return np.asarray(cv2.divide(out, cv2.merge([cv2.extractChannel(out, 3)] * 4, four), out))
 
 
 def _move(patch: Patch, way: Array, plane: Array, towards: Array) -> None:

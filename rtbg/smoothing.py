@@ -18,6 +18,7 @@ import numpy as np
 
 from rtbg.frame import Array
 from rtbg.grid import Scratch, ramp
+from rtbg.native.grid import smooth
 
 # Seconds without a picture after which the past says nothing about the present any more.
 GAP = 0.5
@@ -52,6 +53,7 @@ class Smoother:
         self._mean: Array | None = None
         self._grey: Array | None = None  # float32, moving average
         self._time = self._age = 0.0
+        self._scratch = Scratch()
         self.weight: Array = np.ones((1, 1), np.float32)  # float32 (h, w): of the last matte in the mean
         self.picture: Array = np.zeros((1, 1), np.float32)  # the last one, `steady`
 
@@ -70,24 +72,18 @@ class Smoother:
             return matte
         elapsed = seconds - self._time
         self._time = seconds
-        self.picture = picture = steady(grey)
         if self._mean is None or self._grey is None or self._mean.shape != matte.shape or not 0 <= elapsed <= GAP:
-            self._mean, self._grey, self._age = matte.copy(), picture, 0.0
+            self.picture = steady(grey)
+            self._mean, self._grey, self._age = matte.copy(), self.picture.copy(), 0.0
             self.weight = np.ones_like(matte)
             return matte.copy()
-        difference = cv2.subtract(matte, self._mean)
         self._age += elapsed
         still = 1 - math.exp(-elapsed / max(min(STILL * self.strength, WARM_UP * self._age), 1e-6))
-        astray = max(still, 1 - math.exp(-elapsed / ASTRAY))
-        weight = ramp(cv2.absdiff(matte, self._mean), *DISAGREE)
-        weight *= astray - still
-        weight += still
-        moved = ramp(changes(picture, self._grey), CALM, MOVED)
-        self.weight = weight = np.maximum(weight, moved)
-        mean = cv2.add(self._mean, cv2.multiply(difference, weight))
-        self._mean = np.asarray(mean)
-        share = 1 - math.exp(-elapsed / MEMORY)
-        self._grey = np.asarray(cv2.addWeighted(self._grey, 1 - share, picture, share, 0))
+        self.picture, self.weight = smooth(
+            matte, grey, self._mean, self._grey,
+            still=still, astray=max(still, 1 - math.exp(-elapsed / ASTRAY)), disagree=DISAGREE, moved=(CALM, MOVED),
+            noise=(2.0, NOISE), share=1 - math.exp(-elapsed / MEMORY), scratch=self._scratch,
+        )  # fmt: skip
         return self._mean.copy()
 
 

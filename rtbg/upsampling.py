@@ -19,10 +19,12 @@ import cv2
 import numpy as np
 
 from rtbg.frame import Array
-from rtbg.grid import CELLS, EDGES, MEANS, Edges, Grid, Means, edge_of, ramp
-from rtbg.native import follow
+from rtbg.grid import CELLS, EDGES, MEANS, Edges, Grid, Means, Scratch, edge_of, ramp
+from rtbg.native.edge import follow
+from rtbg.native.grid import fit
 
-# Half the window of the fit, as a fraction of the longer side.
+# Half the window of the fit, as a fraction of the longer side. (He, Sun and Tang 2010, equations 19 to 21, guided by Y,
+# U and V; what U and V say is in the offset, at the grid's resolution.)
 RADIUS = 1 / 50
 # The variances (of luma and chroma in 0..1) at which a window's contrast counts half: noise and texture below them are
 # not followed.
@@ -82,6 +84,7 @@ class Upsampler:
         self._seen: list[Array] = []
         self._given: Array | None = None  # the matte before, without `edge`; None: no past
         self._time: float | None = None
+        self._scratch = Scratch()
 
     def reset(self) -> None:
         """Forgets the past: to be called at a scene cut."""
@@ -138,7 +141,7 @@ class Upsampler:
         box = np.s_[max(0, y - reach) : y + h + reach, max(0, x - reach) : x + w + reach]
         guides = [c[box] for c in cells]
         share, inside = ramp(spread[box], *BAND), p[box]
-        slope, offset = fit(guides, inside, radius)
+        slope, offset = fit(guides, inside, radius, (EPSILON, EPSILON_CHROMA), self._scratch)
         # alpha + share * (CONTRAST * (slope * luma + offset - 0.5) + 0.5 - p): both terms are 0 outside the band,
         # and so is what is added there.
         rise, base = np.zeros_like(p), np.zeros_like(p)
@@ -228,34 +231,6 @@ def _enlarged(small: Array, width: int, height: int) -> Array:
     size = xs.stop - xs.start, ys.stop - ys.start
     cv2.resize(small[y0:y1, x0:x1], size, out[ys, xs], interpolation=cv2.INTER_LINEAR)
     return out
-
-
-def fit(guides: list[Array], p: Array, radius: int) -> tuple[Array, Array]:
-    """(slope, offset), float32 like p: p as slope * luma + offset, fitted in windows and averaged over them (He, Sun
-    and Tang 2010, equations 19 to 21).
-
-    guides: Y, U and V in 0..1. The fit is to all three; what U and V say is in the offset, at the grid's resolution."""
-    side = (2 * radius + 1, 2 * radius + 1)
-    y, u, v = guides
-    times, blur = cv2.multiply, cv2.blur
-    my, mu, mv, mp = (blur(x, side) for x in (y, u, v, p))
-    cy, cu, cv, yy = (blur(times(x, z), side) for x, z in ((y, p), (u, p), (v, p), (y, y)))
-    yu, yv, uv, uu, vv = (blur(times(x, z), side) for x, z in ((y, u), (y, v), (u, v), (u, u), (v, v)))
-    # Covariances with p, and the symmetric 3x3 matrix of those among the guides.
-    cy, cu, cv = cy - my * mp, cu - mu * mp, cv - mv * mp
-    yu, yv, uv = yu - my * mu, yv - my * mv, uv - mu * mv
-    luma_noise, chroma_noise = np.float32(EPSILON), np.float32(EPSILON_CHROMA)
-    yy, uu, vv = yy - my * my + luma_noise, uu - mu * mu + chroma_noise, vv - mv * mv + chroma_noise
-    # Its inverse by cofactors; with the epsilons on its diagonal the determinant stays well above 0.
-    k11, k12, k13 = uu * vv - uv * uv, yv * uv - yu * vv, yu * uv - yv * uu
-    k22, k23, k33 = yy * vv - yv * yv, yu * yv - yy * uv, yy * uu - yu * yu
-    scale = 1 / np.maximum(yy * k11 + yu * k12 + yv * k13, np.float32(1e-12))
-    ay = (k11 * cy + k12 * cu + k13 * cv) * scale
-    au = (k12 * cy + k22 * cu + k23 * cv) * scale
-    av = (k13 * cy + k23 * cu + k33 * cv) * scale
-    offset = mp - ay * my - au * mu - av * mv
-    ay, au, av, offset = (blur(x, side) for x in (ay, au, av, offset))
-    return np.asarray(ay), np.asarray(offset + au * u + av * v)
 
 
 def shaped(alpha: Array, edge: Edge) -> Array:

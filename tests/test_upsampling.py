@@ -8,7 +8,7 @@ import pytest
 
 from rtbg import upsampling
 from rtbg.grid import EDGES, MEANS, Grid
-from rtbg.native import follow
+from rtbg.native.edge import follow
 from rtbg.upsampling import LEAST, Edge, Upsampler, shaped
 
 SMALL = (176, 320)

@@ -1,10 +1,8 @@
-"""The matte's edge at full size, in machine code: what would be forty calls of NumPy and OpenCV, each with its pass
-over memory, is one.
+"""Loops over samples in machine code: what would be many calls of NumPy and OpenCV, each with its pass over memory, is
+one.
 
-`edge.c` is built ahead for every system (`python -m rtbg.native.build`, which needs a package but no compiler of the
-system's) and called by way of ctypes, without the GIL. Used by `rtbg.upsampling`, `rtbg.foreground` and
-`rtbg.composite`. A grid's cells are squares of an even number of pixels, or of any for unreduced chroma (`rtbg.grid`);
-cells that are not needed are not looked at. Memory bound: 128 kB for each thread that calls.
+`edge.c` and `grid.c` are built ahead for every system (`python -m rtbg.native.build`, which needs a package but no
+compiler of the system's) and called by way of ctypes, without the GIL: `rtbg.native.edge`, `rtbg.native.grid`.
 """
 
 from __future__ import annotations
@@ -14,20 +12,14 @@ import hashlib
 import os
 import platform
 import sys
-import threading
-from collections.abc import Sequence
-from ctypes import POINTER, Structure, byref, c_int64, c_void_p
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from rtbg.errors import MattingError
 from rtbg.frame import Array
-
-if TYPE_CHECKING:
-    from rtbg.grid import Grid
 
 FOLDER = Path(__file__).parent
 TARGETS = (
@@ -39,223 +31,37 @@ TARGETS = (
     ("windows", "aarch64"),
 )
 ISAS = ("plain", "v3")  # sets of instructions, by the number that `rtbg_isa` answers
-SOURCES = ("edge.c", "cpu.c", "build.py")
-LONGEST_SIDE = 2048
-ROOM = 1 << 17  # bytes, more than a `Room` of edge.c has
-
-_THREAD = threading.local()
+SOURCES = ("edge.c", "grid.c", "cpu.c", "build.py")
 
 _SUFFIX = {"linux": "so", "macos": "dylib", "windows": "dll"}
 
 
-class Plane(Structure):
-    """`Plane` of edge.c."""
-
-    _fields_ = (("at", c_void_p), ("line", c_int64), ("width", c_int64), ("height", c_int64))
-
-
-class Follow(Structure):
-    """`Follow` of edge.c."""
-
-    _fields_ = (
-        ("room", c_void_p),
-        *((name, c_int64) for name in ("side", "columns", "rows")),
-        ("needed", c_void_p),
-        *((name, Plane) for name in ("luma", "alpha", "before")),
-        *((name, c_void_p) for name in ("rise", "base")),
-        ("least", c_int64),
-        *((name, c_void_p) for name in ("lowest", "highest", "share")),
-    )
-
-
-class Paint(Structure):
-    """`Paint` of edge.c."""
-
-    _fields_ = (
-        ("room", c_void_p),
-        *((name, c_int64) for name in ("side", "columns", "rows")),
-        ("needed", c_void_p),
-        ("alpha", Plane),
-        *((name, Plane * 3) for name in ("picture", "behind", "out")),
-        *((name, c_void_p * 3) for name in ("person", "apart")),
-        *((name, c_int64) for name in ("across", "down", "top")),
-    )
-
-
-class Copy(Structure):
-    """`Copy` of edge.c."""
-
-    _fields_ = (
-        *((name, c_int64) for name in ("side", "columns", "rows")),
-        ("full", c_void_p),
-        *((name, Plane * 3) for name in ("picture", "behind", "out")),
-        *((name, c_int64) for name in ("across", "down")),
-    )
-
-
-def follow(
-    grid: Grid,
-    needed: Array,
-    luma: Array,
-    alpha: Array,
-    before: Array | None,
-    values: tuple[Array, Array],
-    least: int,
-    found: tuple[Array, Array, Array],
-) -> None:
-    """In place, alpha + rise * luma + base in the cells that are needed, in whole codes from 0 to 255; rise and base
-    are brought from the cells to the pixels bilinearly, and the luma is calmed by a 5x5 Gaussian: a sensor's noise,
-    times the slope, would make the edge flicker, and so would rounding.
-
-    needed: uint8 (rows, columns), not 0 where it is. luma: uint8, or uint16; alpha, and `before`, the matte before,
-    of which a soft pixel that has changed by `least` codes at most keeps what it had: uint8 (H, W). values: rise, for
-    codes of luma, and base, float32 (rows, columns). found: of those cells the least and the greatest values (uint8)
-    and the mean in 0..1 (float32) are written there. Raises ValueError for other arrays, MattingError without native
-    code."""
-    rows, columns = _checked(grid, needed)
-    for part, dtype in ((alpha, np.uint8), *(() if before is None else ((before, np.uint8),)), (luma, luma.dtype)):
-        _matches(part, (grid.height, grid.width), dtype)
-    for cells, dtype in ((values[0], np.float32), (values[1], np.float32), *zip(found, _FOUND, strict=True)):
-        _matches(cells, (rows, columns), dtype, whole=True)
-    given = Follow(
-        _room(), grid.scale, columns, rows, _at(needed), _plane(luma), _plane(alpha), _plane(before), *map(_at, values),
-        least, *map(_at, found),
-    )  # fmt: skip
-    _call("follow", luma.dtype, given)
-
-
-_FOUND = (np.uint8, np.uint8, np.float32)
-
-
-def paint(
-    grid: Grid,
-    needed: Array,
-    alpha: Array,
-    picture: Sequence[Array],
-    out: Sequence[Array],
-    *,
-    chroma: tuple[int, int],
-    own: tuple[Sequence[Array], Sequence[Array]] | None = None,
-    behind: Sequence[Array] | None = None,
-) -> None:
-    """Writes the cells that are needed of Y, U and V into `out`: the picture, in the person's own colours, blended by
-    alpha over what is `behind`, where these are given.
-
-    needed: as for `follow`. alpha: uint8 (H, W). picture, out, behind: planes of one dtype, uint8 or uint16; the
-    latter hold codes up to 1023. chroma: as `Frame.chroma`. own: of each plane the mean colours of the person, and
-    these less the background's, float32 (rows, columns). Chroma is blended with alpha as `color.subsample` brings it
-    there, but not rounded to codes. With the means f of the person and b of the background Forte's estimate of the
-    person's own colour is F = f + a (I - a f - (1 - a) b), which is I + (1 - a) (f - I) + a (1 - a) (f - b); not
-    where nothing of the person is seen. Raises ValueError for other arrays, MattingError without native code."""
-    rows, columns = _checked(grid, needed)
-    _matches(alpha, (grid.height, grid.width), np.uint8)
-    across, down = chroma
-    sides = _sides(grid, picture, (across, down))
-    for planes in (picture, out, behind):
-        for plane, shape in zip(planes or (), sides, strict=False):
-            _matches(plane, shape, picture[0].dtype)
-    for values in (*own[0], *own[1]) if own else ():
-        _matches(values, (rows, columns), np.float32, whole=True)
-    nothing = (c_void_p * 3)()
-    given = Paint(
-        _room(), grid.scale, columns, rows, _at(needed), _plane(alpha), _planes(picture), _planes(behind), _planes(out),
-        *(((c_void_p * 3)(*map(_at, v)) for v in own) if own else (nothing, nothing)), across, down,
-        255 if picture[0].dtype == np.uint8 else 1023,
-    )  # fmt: skip
-    _call("paint", picture[0].dtype, given)
-
-
-def copy(
-    grid: Grid,
-    full: Array,
-    picture: Sequence[Array],
-    behind: Sequence[Array],
-    out: Sequence[Array],
-    chroma: tuple[int, int],
-) -> None:
-    """Copies Y, U and V of what is `behind` into `out`, but of the picture in the cells that are `full`.
-
-    full: uint8 (rows, columns), not 0 where they are. picture, behind, out: planes of one dtype, uint8 or uint16.
-    chroma: as `Frame.chroma`. Raises ValueError for other arrays, MattingError without native code."""
-    rows, columns = _checked(grid, full)
-    across, down = chroma
-    sides = _sides(grid, picture, chroma)
-    for planes in (picture, behind, out):
-        for plane, shape in zip(planes, sides, strict=False):
-            _matches(plane, shape, picture[0].dtype)
-    given = Copy(
-        grid.scale, columns, rows, _at(full), _planes(picture), _planes(behind), _planes(out), across, down
-    )  # fmt: skip
-    _call("copy", picture[0].dtype, given)
-
-
-def _checked(grid: Grid, cells: Array) -> tuple[int, int]:
-    if not 0 < grid.scale <= LONGEST_SIDE:
-        raise ValueError(f"a cell has 1 to {LONGEST_SIDE} pixels on a side, not {grid.scale}")
-    _matches(cells, grid.shape, np.uint8, whole=True)
-    return grid.shape
-
-
-def _sides(grid: Grid, picture: Sequence[Array], chroma: tuple[int, int]) -> tuple[tuple[int, int], ...]:
-    if picture[0].dtype not in (np.uint8, np.uint16):
-        raise ValueError(f"planes are uint8 or uint16, not {picture[0].dtype}")
-    across, down = chroma
-    if not {across, down} <= {1, 2} or grid.scale % across or grid.scale % down:
-        raise ValueError(f"cells of {grid.scale} pixels have no whole samples of chroma reduced by {chroma}")
-    small = -(-grid.height // down), -(-grid.width // across)
-    return (grid.height, grid.width), small, small
-
-
-def _matches(array: Array, shape: tuple[int, ...], dtype: Any, *, whole: bool = False) -> None:
+def matches(array: Array, shape: tuple[int, ...], dtype: Any, *, whole: bool = False) -> None:
     """Raises ValueError unless it is such an array, line by line in memory (whole: also line after line)."""
     beside = array.strides[-1] != array.itemsize or array.strides[0] % array.itemsize or array.strides[0] < 0
     if array.shape != shape or array.dtype != dtype or beside or (whole and not array.flags.c_contiguous):
         raise ValueError(f"{np.dtype(dtype)} {shape} is needed, not {array.dtype} {array.shape} {array.strides}")
 
 
-def _at(array: Array) -> int:
+def address(array: Array) -> int:
+    """Where its first element lies."""
     return int(array.__array_interface__["data"][0])
 
 
-def _plane(array: Array | None) -> Plane:
-    if array is None:
-        return Plane()
-    height, width = array.shape
-    return Plane(_at(array), array.strides[0] // array.itemsize, width, height)
-
-
-def _planes(planes: Sequence[Array] | None) -> Any:
-    return (Plane * 3)(*map(_plane, planes[:3])) if planes is not None else (Plane * 3)()
-
-
-def _room() -> int:
-    """Memory for one call, each thread's own."""
-    room: Array | None = getattr(_THREAD, "room", None)
-    if room is None:
-        room = _THREAD.room = np.empty(ROOM, np.uint8)
-    return _at(room)
-
-
-def _call(name: str, dtype: Any, given: Structure) -> None:
-    _functions()[name, 8 if dtype == np.uint8 else 16](byref(given))
-
-
-@lru_cache(maxsize=1)
-def _functions() -> dict[tuple[str, int], Any]:
-    """By name and depth, those for this processor. RTBG_ISA names a lesser set of its instructions, for tests."""
+@cache
+def function(name: str) -> Any:
+    """A function of the library by its name in the source, that for this processor; it takes a pointer to a structure.
+    RTBG_ISA names a lesser set of the processor's instructions, for tests. Raises MattingError as `load`."""
     library = load()
     isa = ISAS[library.rtbg_isa()]
     asked = os.environ.get("RTBG_ISA", isa)
     isa = min(isa, asked, key=ISAS.index) if asked in ISAS else isa
-    found = {}
-    for name, kind in (("follow", Follow), ("paint", Paint), ("copy", Copy)):
-        for depth in (8, 16):
-            function = getattr(library, f"{name}_{depth}_{isa}")
-            function.argtypes, function.restype = (POINTER(kind),), None
-            found[name, depth] = function
+    found = getattr(library, f"{name}_{isa}")
+    found.argtypes, found.restype = (ctypes.c_void_p,), None
     return found
 
 
+@cache
 def load() -> ctypes.CDLL:
     """The library for this system. Raises MattingError where there is none, or it does not load."""
     target = this_target()
@@ -287,4 +93,4 @@ def this_target() -> tuple[str, str]:
 def library_name(target: tuple[str, str]) -> str:
     """File name of the library for a (system, processor)."""
     system, cpu = target
-    return f"edge-{system}-{cpu}.{_SUFFIX.get(system, 'so')}"
+    return f"rtbg-{system}-{cpu}.{_SUFFIX.get(system, 'so')}"

@@ -22,7 +22,7 @@ from rtbg.native import FOLDER, ISAS, SOURCES, TARGETS, library_name, source_has
 _SYSTEMS = {"linux": "linux-musl", "macos": "macos.12.0", "windows": "windows-gnu"}
 _CPUS = {"x86_64": ("x86_64", "x86_64_v3"), "aarch64": ("baseline",)}
 _FLAGS = (
-    "-O3", "-fno-unroll-loops", "-std=c11", "-Wall", "-Wextra", "-Werror", "-Wframe-larger-than=4000",
+    "-O3", "-std=c11", "-Wall", "-Wextra", "-Werror", "-Wframe-larger-than=4000",
     "-ffreestanding", "-fno-builtin", "-ffp-contract=off",
     "-fvisibility=hidden", "-fno-stack-protector", "-fno-sanitize=all", "-fno-unwind-tables",
     "-fno-asynchronous-unwind-tables", "-g0",
@@ -45,15 +45,17 @@ def build(target: tuple[str, str], out: Path) -> Path:
                 missing = "No module named ziglang" in done.stderr
                 raise SystemExit("the compiler is missing: pip install '.[native]'" if missing else done.stderr)
 
-        for source in ("edge.c", "cpu.c"):
+        for source in ("edge.c", "grid.c", "cpu.c"):
             shutil.copy(FOLDER / source, folder)
         objects = ["cpu.o"]
         zig(*flags, "-c", "cpu.c", "-o", "cpu.o")
         for isa, instructions in zip(ISAS, _CPUS[cpu], strict=False):
             for depth in (8, 16):
                 objects.append(f"{isa}{depth}.o")
-                defined = f"-DDEPTH={depth}", f"-DISA={isa}", f"-mcpu={instructions}"
+                defined = f"-DDEPTH={depth}", f"-DISA={isa}", f"-mcpu={instructions}", "-fno-unroll-loops"
                 zig(*flags, *defined, "-c", "edge.c", "-o", objects[-1])
+            objects.append(f"{isa}.o")
+            zig(*flags, f"-DISA={isa}", f"-mcpu={instructions}", "-c", "grid.c", "-o", objects[-1])
         link = ["-Wl,-install_name,@rpath/" + name] if system == "macos" else []
         zig(triple, "-shared", "-nostdlib", "-s", *link, "-o", name, *objects)
         made = (Path(folder) / name).read_bytes()

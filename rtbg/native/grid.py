@@ -1,0 +1,155 @@
+"""Estimates in the cells of the coarse grid and in small mattes, see `grid.c`. Used by `rtbg.upsampling`,
+`rtbg.foreground` and `rtbg.smoothing`.
+
+Arrays are float32 unless it says otherwise, and not empty. Memory bound: what the caller's `Scratch` keeps, of the
+grid's size about 90 float32 arrays' rows for the fit and 10 arrays for the colours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from ctypes import Structure, byref, c_float, c_int64, c_void_p
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rtbg.frame import Array
+from rtbg.native import address, function, matches
+
+if TYPE_CHECKING:
+    from rtbg.grid import Scratch
+
+
+class Fit(Structure):
+    """`Fit` of grid.c."""
+
+    _fields_ = (
+        ("room", c_void_p),
+        *((name, c_int64) for name in ("rows", "columns", "radius")),
+        *(("guide", c_void_p * 3), ("p", c_void_p), ("guide_line", c_int64 * 3), ("p_line", c_int64)),
+        *((name, c_float) for name in ("luma_noise", "chroma_noise")),
+        *((name, c_void_p) for name in ("slope", "offset")),
+    )
+
+
+class Colours(Structure):
+    """`Colours` of grid.c."""
+
+    _fields_ = (
+        ("room", c_void_p),
+        *((name, c_int64) for name in ("rows", "columns")),
+        *(("picture", c_void_p * 3), ("share", c_void_p), ("picture_line", c_int64 * 3), ("share_line", c_int64)),
+        *((name, c_float) for name in ("near", "beside")),
+        ("far", c_int64),
+        *((name, c_float) for name in ("faint", "hardly", "unsure", "sure")),
+        *((name, c_void_p * 3) for name in ("person", "apart")),
+        ("line", c_int64),
+    )
+
+
+class Smooth(Structure):
+    """`Smooth` of grid.c."""
+
+    _fields_ = (
+        ("room", c_void_p),
+        *((name, c_int64) for name in ("rows", "columns")),
+        *((name, c_void_p) for name in ("grey", "matte", "mean", "reference", "picture", "weight")),
+        *(("still", c_float), ("astray", c_float), ("disagree", c_float * 2), ("moved", c_float * 2)),
+        *((name, c_float) for name in ("times", "noise", "share")),
+    )
+
+
+def fit(
+    guides: Sequence[Array], p: Array, radius: int, noise: tuple[float, float], scratch: Scratch
+) -> tuple[Array, Array]:
+    """(slope, offset) of the guided filter, new arrays: p as slope * luma + offset, see `rtbg.upsampling`.
+
+    guides: Y, U and V, like p. radius: half-width of the window, at least 1. noise: added to the variances of luma and
+    of chroma. Raises ValueError for other arrays, MattingError without native code."""
+    shape = rows, columns = p.shape
+    for array in (*guides, p):
+        matches(array, shape, np.float32)
+    side = 2 * radius + 1
+    room = scratch.array("fit", (side * 13 * columns + 4 * rows * columns + 15 * columns + side,))
+    slope, offset = np.empty(shape, np.float32), np.empty(shape, np.float32)
+    given = Fit(
+        address(room), rows, columns, radius, _three(guides), address(p), _lines(guides), p.strides[0] // 4, *noise,
+        address(slope), address(offset),
+    )  # fmt: skip
+    function("fit")(byref(given))
+    return slope, offset
+
+
+def colours(
+    picture: Sequence[Array],
+    share: Array,
+    person: Sequence[Array],
+    apart: Sequence[Array],
+    *,
+    near: tuple[float, float],
+    far: int,
+    weights: tuple[float, float],
+    sure: tuple[float, float],
+    scratch: Scratch,
+) -> None:
+    """Writes the person's mean colours around each cell, and these less the background's, see `rtbg.foreground`.
+
+    picture: Y, U and V of the cells; share: their mean alpha, 0..1; person, apart: three arrays each of their shape,
+    all six with lines that lie as far apart. near: weights of a cell and of each of its neighbours, across and down;
+    far: width of the window whose cells count as the first of the `weights`; the second is what a cell counts by
+    alpha alone. sure: alphas up to which a cell is surely not the person's, and from which it surely is. Raises
+    ValueError for other arrays, MattingError without native code."""
+    shape = rows, columns = share.shape
+    for array in (*picture, share, *person, *apart):
+        matches(array, shape, np.float32)
+    if len({a.strides[0] for a in (*person, *apart)}) > 1:
+        raise ValueError("the results' lines lie as far apart in all of them")
+    room = scratch.array("colours", (10 * rows * columns + 2 * columns + far,))
+    given = Colours(
+        address(room), rows, columns, _three(picture), address(share), _lines(picture), share.strides[0] // 4, *near,
+        far // 2, *weights, *sure, _three(person), _three(apart), person[0].strides[0] // 4,
+    )  # fmt: skip
+    function("colours")(byref(given))
+
+
+def smooth(
+    matte: Array,
+    grey: Array,
+    mean: Array,
+    reference: Array,
+    *,
+    still: float,
+    astray: float,
+    disagree: tuple[float, float],
+    moved: tuple[float, float],
+    noise: tuple[float, float],
+    share: float,
+    scratch: Scratch,
+) -> tuple[Array, Array]:
+    """One step of `rtbg.smoothing.Smoother`: changes the mean of the mattes and that of the pictures (`reference`) in
+    place; returns (the picture without its finest grain, the matte's weight), new arrays.
+
+    grey: uint8, of matte's shape as all. still, astray: weights of the new matte where nothing moves, and where the
+    mattes disagree by as much as `disagree` says. moved: codes by which the pictures differ where the new matte
+    begins to gain, and where it rules; so many times the noise is taken off, but of at most so much of it (`noise`:
+    times, most). share: of the new picture in their mean. Raises ValueError for other arrays, MattingError without
+    native code."""
+    shape = rows, columns = matte.shape
+    for array, dtype in ((matte, np.float32), (grey, np.uint8), (mean, np.float32), (reference, np.float32)):
+        matches(array, shape, dtype, whole=True)
+    room = scratch.array("smooth", (rows * columns + 2 * columns + 4 + -(-rows // 4) * -(-columns // 4),))
+    picture, weight = np.empty(shape, np.float32), np.empty(shape, np.float32)
+    given = Smooth(
+        address(room), rows, columns, *map(address, (grey, matte, mean, reference, picture, weight)), still, astray,
+        (c_float * 2)(*disagree), (c_float * 2)(*moved), noise[0], noise[1], share,
+    )  # fmt: skip
+    function("smooth")(byref(given))
+    return picture, weight
+
+
+def _three(arrays: Sequence[Array]) -> Any:
+    return (c_void_p * 3)(*map(address, arrays))
+
+
+def _lines(arrays: Sequence[Array]) -> Any:
+    return (c_int64 * 3)(*(a.strides[0] // a.itemsize for a in arrays))
