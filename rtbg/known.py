@@ -40,13 +40,13 @@ class Known(Generic[T]):
         return len(self._told)
 
 
-_HALVES: Known[Array] = Known()
+HALVES: Known[Array] = Known()  # by plane: see `halved`
 
 
 def halved(plane: Array) -> Array:
     """Half the size of a plane of even sides, by area, only to be read: made once for each plane."""
-    half = _HALVES.of(plane)
+    half = HALVES.of(plane)
     if half is None:
         half = np.asarray(cv2.resize(plane, (plane.shape[1] // 2, plane.shape[0] // 2), interpolation=cv2.INTER_AREA))
-        _HALVES.tell(plane, half)
+        HALVES.tell(plane, half)
     return half

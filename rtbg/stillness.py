@@ -20,7 +20,9 @@ import cv2
 import numpy as np
 
 from rtbg.frame import Array, Frame
-from rtbg.known import halved
+from rtbg.grid import Scratch
+from rtbg.known import HALVES
+from rtbg.native.grid import blocks
 
 # Seconds between two inferences at most: `rtbg.matting` forgets its past after 0.5, and pictures come unevenly.
 LONGEST = 0.45
@@ -41,17 +43,27 @@ class StillGate:
         self._now: list[Array] = []
         self._then: list[Array] = []
         self._time = self._inferred = 0.0
+        self._scratch = Scratch()
 
     def still(self, frame: Frame) -> bool:
         """Whether the frame shows what the last inferred one showed, and the one after it will still come in time to
         be inferred (at the pace of the last two). To be called for every 8-bit frame, in order."""
         step, self._time = frame.seconds - self._time, frame.seconds
         halvings = max(1, int(math.log2(max(2, frame.height / ROWS))))
-        self._now = [_blocks(p, halvings) for p in frame.planes[:3]]
+        self._now = [self._blocks(p, 1 << halvings) for p in frame.planes[:3]]
         if not self._then or step <= 0 or self._time - self._inferred + step > self._longest:
             return False
         most = MOST if halvings > 2 else MOST_SMALL
         return not any(_changed(a, b, most) for a, b in zip(self._now, self._then, strict=True))
+
+    def _blocks(self, plane: Array, side: int) -> Array:
+        """float32: means of a plane's blocks. In the same pass its half, which the network's input is made of."""
+        height, width = plane.shape
+        half = None if height % 2 or width % 2 else np.empty((height // 2, width // 2), np.uint8)
+        means = blocks(plane, side, half, self._scratch)
+        if half is not None:
+            HALVES.tell(plane, half)
+        return means
 
     def inferred(self) -> None:
         """The last frame given to `still` was inferred."""
@@ -60,20 +72,6 @@ class StillGate:
     def forget(self) -> None:
         """Whatever comes next is to be inferred."""
         self._then = []
-
-
-def _blocks(plane: Array, halvings: int) -> Array:
-    """float32: means of a plane's blocks. Halved step by step, OpenCV's fast path, the last time unrounded."""
-    for left in range(halvings, 0, -1):
-        h, w = plane.shape
-        if min(h, w) < 4:
-            break
-        if left == 1:
-            plane = plane.astype(np.float32)
-        # The first half is what the network's input is made of, too.
-        first = left == halvings > 1
-        plane = halved(plane) if first else cv2.resize(plane, (w // 2, h // 2), interpolation=cv2.INTER_AREA)
-    return plane.astype(np.float32, copy=False)
 
 
 def _changed(now: Array, then: Array, most: float) -> bool:

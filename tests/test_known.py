@@ -13,7 +13,7 @@ from rtbg.backgrounds.blur import BlurBackground
 from rtbg.composite import Compositor
 from rtbg.foreground import Foreground
 from rtbg.frame import Color, Frame, StreamInfo
-from rtbg.known import _HALVES, Known, halved
+from rtbg.known import HALVES, Known, halved
 
 
 def test_it_is_the_object_that_counts() -> None:
@@ -58,14 +58,14 @@ def test_from_many_threads() -> None:
 
 def test_halves_are_made_once() -> None:
     plane = np.random.default_rng(0).integers(0, 256, (36, 64), np.uint8)
-    before = len(_HALVES)
+    before = len(HALVES)
     half = halved(plane)
     np.testing.assert_array_equal(half, cv2.resize(plane, (32, 18), interpolation=cv2.INTER_AREA))
     assert halved(plane) is half and halved(plane.copy()) is not half
     quarter = halved(half)
     assert halved(halved(plane)) is quarter
     del plane, half, quarter
-    assert len(_HALVES) == before
+    assert len(HALVES) == before
 
 
 def test_nothing_of_a_background_is_remembered() -> None:

@@ -287,6 +287,31 @@ def test_the_median_is_one():
         np.testing.assert_allclose(weight, np.clip((change - middle) / 1e4, 0, 1), atol=1e-6)
 
 
+@pytest.mark.parametrize("side", [2, 8, 256])
+@pytest.mark.parametrize("size", [(1280, 720), (960, 540), (31, 18), (3, 1), (1, 1)], ids=str)
+def test_blocks(size, side):
+    rng = np.random.default_rng(12)
+    width, height = size
+    for plane in (
+        padded(rng.integers(0, 256, (height, width)).astype(np.uint8)),
+        np.full((height, width), 255, np.uint8),
+    ):
+        even = not (width % 2 or height % 2)
+        half = np.empty((height // 2, width // 2), np.uint8) if even else None
+        means = grid.blocks(plane, side, half, Scratch())
+        assert means.shape == (-(-height // side), -(-width // side))
+        for (y, x), mean in np.ndenumerate(means):
+            exact = plane[y * side : (y + 1) * side, x * side : (x + 1) * side].mean()
+            assert mean == pytest.approx(exact, rel=1e-6)
+        if half is not None:
+            np.testing.assert_array_equal(half, cv2.resize(plane, half.shape[::-1], interpolation=cv2.INTER_AREA))
+    for bad in (0, 3, 258):
+        with pytest.raises(ValueError, match="even side"):
+            grid.blocks(plane, bad, None, Scratch())
+    with pytest.raises(ValueError, match="is needed"):
+        grid.blocks(plane, side, np.empty((height // 2 + 1, width // 2), np.uint8), Scratch())
+
+
 def test_other_arrays_are_refused():
     """Whatever it is told, it stays inside the arrays."""
     over = Grid.over(64, 48, 16, even=True)

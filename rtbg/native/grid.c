@@ -52,6 +52,14 @@ typedef struct {
     float still, astray, disagree[2], moved[2], times, noise, share;
 } Smooth;
 
+typedef struct {
+    uint16_t *room;            /* 2 x width + 2 */
+    const uint8_t *plane;
+    Int line, width, height, side;
+    uint8_t *half;             /* the plane at half its size, both sides being even; 0: not wanted */
+    float *means;              /* of side x side samples; the last ones of what is there */
+} Blocks;
+
 INLINE Int mirrored(Int at, Int count) {
     if (count == 1)
         return 0;
@@ -338,5 +346,41 @@ PUBLIC void NAME(smooth)(const Smooth *s) {
         s->weight[x] = weight;
         s->mean[x] += change * weight;
         s->reference[x] += (s->picture[x] - s->reference[x]) * share;
+    }
+}
+
+/* -- means of blocks of a plane, and the plane at half its size, in one pass over it -- */
+
+PUBLIC void NAME(blocks)(const Blocks *b) {
+    Int width = b->width, side = b->side, columns = (width + side - 1) / side;
+    uint16_t *RESTRICT sums = b->room, *RESTRICT pair = b->room + width + 1;
+    for (Int top = 0, row = 0; top < b->height; top += side, row++) {
+        Int bottom = top + side < b->height ? top + side : b->height;
+        for (Int x = 0; x < width; x++)
+            sums[x] = 0;
+        for (Int y = top; y < bottom; y += 2) {
+            const uint8_t *one = b->plane + y * b->line, *two = one + b->line;
+            if (y + 1 < bottom)
+                for (Int x = 0; x < width; x++)
+                    pair[x] = (uint16_t)(one[x] + two[x]);
+            else
+                for (Int x = 0; x < width; x++)
+                    pair[x] = one[x];
+            for (Int x = 0; x < width; x++)
+                sums[x] = (uint16_t)(sums[x] + pair[x]);
+            if (b->half) {
+                uint8_t *RESTRICT half = b->half + y / 2 * (width / 2);
+                for (Int x = 0; x < width / 2; x++)
+                    half[x] = (uint8_t)((pair[2 * x] + pair[2 * x + 1] + 2) >> 2);
+            }
+        }
+        float *means = b->means + row * columns;
+        for (Int k = 0; k < columns; k++) {
+            Int left = k * side, right = left + side < width ? left + side : width;
+            uint32_t sum = 0;
+            for (Int x = left; x < right; x++)
+                sum += sums[x];
+            means[k] = (float)sum / (float)((right - left) * (bottom - top));
+        }
     }
 }

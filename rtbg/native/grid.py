@@ -59,6 +59,39 @@ class Smooth(Structure):
     )
 
 
+class Blocks(Structure):
+    """`Blocks` of grid.c."""
+
+    _fields_ = (
+        *(("room", c_void_p), ("plane", c_void_p)),
+        *((name, c_int64) for name in ("line", "width", "height", "side")),
+        *(("half", c_void_p), ("means", c_void_p)),
+    )
+
+
+def blocks(plane: Array, side: int, half: Array | None, scratch: Scratch) -> Array:
+    """The means of a plane's blocks of side by side samples, new, float32; the last ones those of what is there.
+
+    plane: uint8 (H, W). side: even, up to 256. half: uint8 (H / 2, W / 2), where H and W are even: the plane by area is
+    written there. Raises ValueError for other arrays, MattingError without native code."""
+    height, width = plane.shape
+    matches(plane, (height, width), np.uint8)
+    if side % 2 or not 0 < side <= 256:
+        raise ValueError(f"blocks have an even side of up to 256, not {side}")
+    if half is not None:
+        matches(half, (height // 2, width // 2), np.uint8, whole=True)
+        if height % 2 or width % 2:
+            raise ValueError(f"{width}x{height} has no half")
+    means = np.empty((-(-height // side), -(-width // side)), np.float32)
+    room = scratch.array("blocks", (2 * width + 2,), np.uint16)
+    given = Blocks(
+        address(room), address(plane), plane.strides[0], width, height, side,
+        None if half is None else address(half), address(means),
+    )  # fmt: skip
+    function("blocks")(byref(given))
+    return means
+
+
 def fit(
     guides: Sequence[Array], p: Array, radius: int, noise: tuple[float, float], scratch: Scratch
 ) -> tuple[Array, Array]:
