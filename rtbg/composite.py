@@ -15,6 +15,7 @@ from rtbg.errors import UsageError
 from rtbg.foreground import Foreground, Own
 from rtbg.frame import Array, Frame
 from rtbg.grid import CELLS, EDGES, Grid
+from rtbg.native import load
 from rtbg.native.edge import copy, paint
 from rtbg.options import SHOWS
 
@@ -24,9 +25,10 @@ class Compositor:
 
     def __init__(self, *, show: str = "composite", foreground: Foreground | None = None) -> None:
         """show: one of `options.SHOWS`. foreground: estimates the person's own colours at the edge first; None: the
-        camera's are taken. Raises UsageError."""
+        camera's are taken. Raises UsageError, and MattingError without native code."""
         if show not in SHOWS:
             raise UsageError(f"show is {', '.join(SHOWS[:-1])} or {SHOWS[-1]}, not {show!r}")
+        load()  # what cannot run is to be told now, not picture by picture
         self._show = show
         self._foreground = foreground
 

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from rtbg import doctor_system as system
-from rtbg import loopback, v4l2
+from rtbg import loopback, native, v4l2
 from rtbg.cameras import OWN, Camera, choose_mode, find_camera, list_cameras, why_not
 from rtbg.doctor_system import NOTE, OK, PROBLEM, Finding
 from rtbg.errors import OutputError, RtbgError, UsageError
@@ -84,7 +84,7 @@ def examine(options: Options | None = None) -> list[Finding]:
     found = [*cameras(known), *virtual, *(f for f in tried if f.area == VIRTUAL)]
     if sys.platform == "linux":
         found += [*system.module(), *system.permissions(v4l2.devices())]
-    found += [*system.display(), *system.gpu(), *engine(options), *codecs()]
+    found += [*system.display(), *system.gpu(), *engine(options), *native_code(), *codecs()]
     found += [f for f in tried if f.area == LOOP]
     return found
 
@@ -343,6 +343,14 @@ def engine(options: Options | None = None) -> list[Finding]:
         found = [Finding(ENGINE, OK, text)]
     found.insert(1, Finding(ENGINE, NOTE, "installed: " + ", ".join(_engine_package(e) for e in ENGINES[1:])))
     return found
+
+
+def native_code() -> list[Finding]:
+    """Whether what is done at the matte's edge can run."""
+    try:
+        return [Finding(ENGINE, OK, f"native code for {native.describe()} runs the matte's edge")]
+    except RtbgError as exc:
+        return [_told(ENGINE, exc)]
 
 
 def _engine_package(name: str) -> str:

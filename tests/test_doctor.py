@@ -13,7 +13,7 @@ import av
 import numpy as np
 import pytest
 
-from rtbg import doctor, loopback, v4l2
+from rtbg import doctor, loopback, native, v4l2
 from rtbg import doctor_system as system
 from rtbg.cameras import Camera, list_cameras
 from rtbg.doctor import CAMERAS, ENGINE, LOOP, SPEED, VIRTUAL, Finding, report, verdict
@@ -109,6 +109,19 @@ def test_the_engine_is_the_one_that_runs():
 def test_an_engine_that_cannot_run_is_a_problem(tmp_path):
     (finding,) = doctor.engine(Options(model=str(tmp_path / "nothing.onnx")))
     assert finding.state == PROBLEM and "nothing.onnx" in finding.text and finding.fix
+
+
+def test_native_code_that_does_not_load_is_a_problem(monkeypatch, tmp_path):
+    (finding,) = doctor.native_code()
+    assert (finding.area, finding.state) == (ENGINE, OK) and native.this_target()[1] in finding.text
+    monkeypatch.setattr(native, "FOLDER", tmp_path)
+    native.load.cache_clear()
+    try:
+        (finding,) = doctor.native_code()
+    finally:
+        native.load.cache_clear()
+    assert finding.state == PROBLEM and "cannot be loaded" in finding.text
+    assert any("rtbg.native.build" in line for line in finding.fix)
 
 
 def test_engine_device_and_threads_are_those_asked_for():

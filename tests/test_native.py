@@ -14,9 +14,11 @@ import numpy as np
 import pytest
 
 from rtbg import native
+from rtbg.cli import main
 from rtbg.errors import MattingError
 from rtbg.grid import Grid, Scratch
 from rtbg.native import edge, grid
+from tests.media import make_video
 
 # Cells of 8, 12, 6 (which hang over on both sides), 2 and 24 pixels.
 SIZES = [(1280, 720), (1920, 1080), (1001, 563), (70, 46), (3840, 100)]
@@ -30,6 +32,7 @@ def isa(request, monkeypatch):
     native.function.cache_clear()
     yield request.param
     native.function.cache_clear()
+    native.load.cache_clear()
 
 
 def needed_cells(over: Grid, rng: np.random.Generator) -> np.ndarray:
@@ -369,12 +372,16 @@ def test_two_threads_share_no_memory():
     assert not failed
 
 
-def test_where_there_is_none_it_is_one_line(monkeypatch, tmp_path):
+def test_where_there_is_none_it_is_one_line(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(native, "FOLDER", tmp_path)
     native.load.cache_clear()
     with pytest.raises(MattingError, match=r"cannot be loaded \(.*rtbg.native.build --only") as refused:
         native.load()
     assert "\n" not in str(refused.value)
+    source, out = make_video(tmp_path / "in.mp4", size=(64, 48), frames=3), tmp_path / "out.mp4"
+    assert main([str(source), "-o", str(out), "-q"]) == 1 and not out.exists()
+    said = capsys.readouterr().err.strip()
+    assert said.startswith("rtbg: ") and "rtbg.native.build" in said and "\n" not in said
 
 
 def test_what_is_shipped_was_built_of_this_source():

@@ -32,6 +32,7 @@ class TrainConfig:
     ema: float = 0.9995
     hold_norms: bool = False  # to go on from trained weights: norms as they are; on a CPU core 2.5 times as fast
     own_past: float = 0.7  # share of the steps with the network's own answers as pasts
+    also: str = ""  # the preset whose sizes a third of the last stage's batches have
     first_stage: int = 0  # of STAGES; the last one only, to go on from trained weights
     distill: float = 0.5  # share of the loss against the teacher's matte, where there is a teacher
     seed: int = 1

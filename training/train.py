@@ -250,9 +250,12 @@ def train(
                 # What was cut out and pasted teaches; what is seen in use comes last (as in Ge et al. 2021, "YOLOX").
                 last = stage == len(STAGES) - 1 and config.first_stage < stage
                 made = SampleMaker(maker.people, maker.scenes, CALM) if last else maker
-                source = Batches(made, config.batch, stage_sizes(config, stage), config.seed + 1000 * len(run.history))
+                sizes = stage_sizes(config, stage)
+                if last and config.also:
+                    sizes = [*sizes, *sizes, *PRESETS[config.also].sizes]
+                source = Batches(made, config.batch, sizes, config.seed + 1000 * len(run.history))
                 loader = iter(DataLoader(source, batch_size=None, num_workers=workers, prefetch_factor=4))
-                print("sizes", stage_sizes(config, stage), flush=True)
+                print("sizes", sizes, flush=True)
             assert loader is not None
             run.learn()
             losses, start = [], time.monotonic()
@@ -305,6 +308,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--init", type=Path, help="begin with the weights of this best.pt")
     parser.add_argument("--model", choices=PRESETS, default="balanced", help="what to train (default: balanced)")
     parser.add_argument("--teacher", type=Path, help="learn from the mattes of this best.pt as well")
+    parser.add_argument("--also", choices=PRESETS, default="", help="the last stage sees this model's sizes as well")
     parser.add_argument("--masks", type=Path, help="take the refined masks of this folder (see training.refine)")
     parser.add_argument(
         "--hold-norms", action="store_true", help="leave the norms as trained weights have them (on CPUs much faster)"
@@ -330,6 +334,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         encoder_rate=args.encoder_rate,
         ema=args.ema,
         first_stage=args.first_stage,
+        also=args.also,
         hold_norms=args.hold_norms,
     )
     train(

@@ -51,14 +51,23 @@ def address(array: Array) -> int:
 @cache
 def function(name: str) -> Any:
     """A function of the library by its name in the source, that for this processor; it takes a pointer to a structure.
-    RTBG_ISA names a lesser set of the processor's instructions, for tests. Raises MattingError as `load`."""
-    library = load()
-    isa = ISAS[library.rtbg_isa()]
-    asked = os.environ.get("RTBG_ISA", isa)
-    isa = min(isa, asked, key=ISAS.index) if asked in ISAS else isa
-    found = getattr(library, f"{name}_{isa}")
+    Raises MattingError as `load`."""
+    found = getattr(load(), f"{name}_{isa()}")
     found.argtypes, found.restype = (ctypes.c_void_p,), None
     return found
+
+
+def isa() -> str:
+    """Which of `ISAS` is used: the best that this processor has. RTBG_ISA names a lesser one, for tests. Raises
+    MattingError as `load`."""
+    best = ISAS[load().rtbg_isa()]
+    asked = os.environ.get("RTBG_ISA", best)
+    return min(best, asked, key=ISAS.index) if asked in ISAS else best
+
+
+def describe() -> str:
+    """For people: what it was built for. Raises MattingError as `load`."""
+    return f"{'-'.join(this_target())}{' with AVX2' if isa() == 'v3' else ''}"
 
 
 @cache
