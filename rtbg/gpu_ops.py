@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from rtbg.color import nearly_half
+from rtbg.color import at_most_halved
 from rtbg.frame import Array
 
 Tensor: TypeAlias = Any  # torch.Tensor, without importing torch
@@ -114,7 +114,7 @@ class Ops:
                 steps.append(towards(height // 2, width // 2, shrink=True) if uneven else self.halved)
                 height, width = height // 2, width // 2
         shrinks = height >= size[0] and width >= size[1]
-        steps.append(towards(*size, shrink=shrinks and not nearly_half((height, width), size)))
+        steps.append(towards(*size, shrink=shrinks and not at_most_halved((height, width), size)))
 
         def reduce(plane: Tensor) -> Tensor:
             for step in steps:

@@ -12,7 +12,7 @@ from training.lite import LiteConfig, LiteUNet
 from training.model import UNet, UNetConfig
 
 # Input sizes, (width, height): landscape 16:9 and 4:3, square, portrait 3:4 and 9:16.
-SIZES = ((320, 192), (288, 224), (256, 256), (224, 288), (192, 320))
+SIZES = ((384, 224), (320, 256), (288, 288), (256, 320), (224, 384))
 SMALL = ((256, 160), (224, 160), (192, 192), (160, 224), (160, 256))
 LARGE = ((512, 288), (448, 352), (384, 384), (352, 448), (288, 512))
 
