@@ -130,6 +130,7 @@ def replace_background(
             smoothing=chosen.smoothing, lookahead=chosen.lookahead, edge=Edge(**edge_of(chosen.edge))
         )
         frames = open_frames(runner, source.info, refinement, spec, show=chosen.show, wrap=chosen.light_wrap)
+        compositor = Compositor(show=chosen.show, foreground=Foreground(wrap=chosen.light_wrap))
         sink = open_sink(
             output,
             source.info,
@@ -141,6 +142,5 @@ def replace_background(
             overwrite=chosen.overwrite,
             threads=codec_threads(),
         )
-        compositor = Compositor(show=chosen.show, foreground=Foreground(wrap=chosen.light_wrap))
         matting = Matting(runner, source.info, refinement)
         return run(source, matting, behind, [sink], compositor=compositor, frames=frames, stop=stop, progress=progress)

@@ -50,7 +50,9 @@ class Compositor:
             return frame.with_planes((*shown_planes(frame, alpha), _at_depth(alpha, frame.bits)))
         if self._show == "foreground":
             background = black_planes(frame)
-        if any(b.shape != p.shape or b.dtype != p.dtype for p, b in zip(frame.planes, background, strict=False)):
+        if len(background) < 3 or any(
+            b.shape != p.shape or b.dtype != p.dtype for p, b in zip(frame.planes, background, strict=False)
+        ):
             raise ValueError(f"the background {[b.shape for b in background]} does not have the planes of {frame!r}")
         return frame.with_planes(self._over(frame, alpha, background, own))
 

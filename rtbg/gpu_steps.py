@@ -311,7 +311,7 @@ class FrameSteps:
         return cells
 
     def _fit(self, guides: Tensor, p: Tensor) -> tuple[Tensor, Tensor]:
-        """`rtbg.upsampling.fit`, over the whole grid."""
+        """`rtbg.native.grid.fit`, over the whole grid."""
         torch, ops = self._torch, self._ops
         y, u, v = guides
         stack = torch.stack((y, u, v, p, y * p, u * p, v * p, y * y, y * u, y * v, u * v, u * u, v * v))
@@ -365,7 +365,7 @@ class FrameSteps:
         return tuple(done)
 
     def _colours(self, cells: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
-        """`rtbg.foreground.colours`: (the person's, the background's), each (3, rows, columns)."""
+        """`rtbg.native.grid.colours`: (the person's, the background's), each (3, rows, columns)."""
         torch, ops = self._torch, self._ops
 
         def mean(values: Tensor, weight: Tensor, *, wide: bool) -> Tensor:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from engines import EngineError, load
 from engines.spec import find_model
+from rtbg import native
 from rtbg.backdrop import Backdrop, refuse_transparent
 from rtbg.backgrounds import parse_background
 from rtbg.cameras import find_camera
@@ -66,8 +67,9 @@ def _means_a_file(spec: str) -> bool:
 
 
 def check_network(options: Options) -> None:
-    """Raises MattingError for a model, or a device, that there is not, without loading anything. What this lets
-    through is refused when the engine is opened."""
+    """Raises MattingError for a model, or a device, that there is not, without loading anything, and without native
+    code. What this lets through is refused when the engine is opened."""
+    native.load()
     try:
         find_model(options.model)
     except EngineError as exc:

@@ -253,6 +253,13 @@ def test_with_the_persons_colours_as_in_two_steps(bits: int, chroma: tuple[int, 
             assert np.abs(a.astype(int) - b).max() <= 1  # in between those are rounded to codes
 
 
+def test_a_background_without_all_planes_is_refused() -> None:
+    frame, alpha = frame_of(1, 64, 50, 8, (2, 2)), disc(64, 50)
+    for behind in (planes(2, 64, 50, 8, (2, 2))[:1], planes(2, 64, 50, 8, (2, 2))[:2]):
+        with pytest.raises(ValueError, match="does not have the planes"):
+            Compositor()(frame, alpha, behind)
+
+
 def test_no_colour_of_the_room_beside_a_hard_edge() -> None:
     """Chroma looks at the column on its left: a sample in which hardly anyone is, may be half of the person there."""
     shape, half = (90, 320), (45, 160)

@@ -57,6 +57,13 @@ def python(*args: object) -> str:
     return done.stdout
 
 
+def python_code(code: str, *args: str) -> str:
+    command = [sys.executable, "-c", code, *args]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1])
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 def test_train_resume_export(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     run = ("training.train", "--data", data, "--out", out, "--batch", 4, "--epoch-pictures", 16, "--model", "unet")
@@ -71,11 +78,14 @@ def test_train_resume_export(data: Path, tmp_path: Path) -> None:
     assert [h["epoch"] for h in history] == [1, 2]
 
     other = (*run[:4], tmp_path / "other", *run[5:], "--init", out / "best.pt", "--rate", 1e-9, "--hold-norms")
-    python(*other, "--epochs", 1)
+    other = (*other, "--first-stage", 2, "--also", "fast", "--encoder-rate", 0.5)
+    said = python(*other, "--epochs", 1)
+    assert "(384, 224)" in said and "(288, 192)" in said, "the last stage sees the sizes of both"
     begun = json.loads((tmp_path / "other" / "history.json").read_text())[0]
     assert begun["iou"] == pytest.approx(max(h["iou"] for h in history), abs=0.02), "it began with those weights"
     commands = json.loads((tmp_path / "other" / "best.json").read_text())["commands"]
-    assert commands[-1].endswith("--hold-norms --init PREVIOUS")
+    assert commands[-1].endswith("--first-stage 2 --also fast --hold-norms --init PREVIOUS")
+    assert "--encoder-rate 0.5" in commands[-1]
     norms = [torch.load(folder / "best.pt", weights_only=True) for folder in (out, tmp_path / "other")]
     held = [key for key in norms[0] if key.endswith("running_mean")]
     assert held and all(torch.equal(norms[0][key], norms[1][key]) for key in held)
@@ -234,6 +244,27 @@ def test_loss_prefers_the_truth() -> None:
         matting_loss(right, truth) < 0.03 < matting_loss(torch.zeros_like(truth), truth) < matting_loss(-right, truth)
     )
     assert soft_iou(torch.zeros_like(truth), truth)[1] == 1, "nobody there, nobody found"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the allocator is glibc's")
+def test_memory_is_kept() -> None:
+    """Pages that were given back come again one fault at a time."""
+    code = """
+import resource, sys
+import numpy as np
+from training.train import keep_memory
+if sys.argv[1] == "kept":
+    keep_memory()
+np.ones(5_000_000)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(20):
+    np.ones(5_000_000)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+    faults = {how: int(python_code(code, how)) for how in ("kept", "left")}
+    if faults["left"] < 1000:
+        pytest.skip("another allocator than glibc's, or huge pages for all")
+    assert faults["kept"] < 0.1 * faults["left"]
 
 
 def test_network_shapes_and_cost() -> None:

@@ -365,3 +365,14 @@ def test_what_is_seen_while_nobody_is_there_counts() -> None:
     seen = luma, after, after
     back, fresh = up(small, seen, 91 / 30), Upsampler()(small, seen)
     assert np.abs(back.astype(int) - fresh).max() <= LEAST
+
+
+@pytest.mark.parametrize("size", [(2600, 16), (16, 2600), (31, 5000)], ids=str)
+def test_a_grid_of_one_row_or_column(size: tuple[int, int]) -> None:
+    width, height = size
+    luma = np.random.default_rng(1).integers(0, 256, (height, width)).astype(np.uint8)
+    half = luma[::2, ::2].copy()
+    ramp = np.linspace(0, 1, 320, dtype=np.float32)
+    matte = np.tile(ramp, (192, 1)) if width > height else np.tile(ramp, (192, 1)).T.copy()
+    alpha = Upsampler()(matte, (luma, half, half))
+    assert alpha.shape == luma.shape and alpha.min() == 0 and alpha.max() == 255

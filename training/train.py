@@ -126,6 +126,8 @@ class Run:
             self.average.model.load_state_dict(state["average"])
             self.average.steps = state["average_steps"]
             self.optimizer.load_state_dict(state["optimizer"])
+            for group, now in zip(self.optimizer.param_groups, groups, strict=True):
+                group["scale"] = now["scale"]
             self.spent = state["spent"]
             self.history = json.loads((out / "history.json").read_text())
             print(f"resumed after {self.spent / 60:.0f} min, {len(self.history)} epochs", flush=True)
@@ -251,7 +253,7 @@ def train(
                 last = stage == len(STAGES) - 1 and config.first_stage < stage
                 made = SampleMaker(maker.people, maker.scenes, CALM) if last else maker
                 sizes = stage_sizes(config, stage)
-                if last and config.also:
+                if stage == len(STAGES) - 1 and config.also:
                     sizes = [*sizes, *sizes, *PRESETS[config.also].sizes]
                 source = Batches(made, config.batch, sizes, config.seed + 1000 * len(run.history))
                 loader = iter(DataLoader(source, batch_size=None, num_workers=workers, prefetch_factor=4))

@@ -12,6 +12,7 @@ import hashlib
 import os
 import platform
 import sys
+import sysconfig
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -31,16 +32,32 @@ TARGETS = (
     ("windows", "aarch64"),
 )
 ISAS = ("plain", "v3")  # sets of instructions, by the number that `rtbg_isa` answers
-SOURCES = ("edge.c", "grid.c", "cpu.c", "build.py")
+C_FILES = ("edge.c", "grid.c", "cpu.c")
+SOURCES = (*C_FILES, "build.py")
 
 _SUFFIX = {"linux": "so", "macos": "dylib", "windows": "dll"}
 
 
 def matches(array: Array, shape: tuple[int, ...], dtype: Any, *, whole: bool = False) -> None:
-    """Raises ValueError unless it is such an array, line by line in memory (whole: also line after line)."""
-    beside = array.strides[-1] != array.itemsize or array.strides[0] % array.itemsize or array.strides[0] < 0
-    if array.shape != shape or array.dtype != dtype or beside or (whole and not array.flags.c_contiguous):
+    """Raises ValueError unless it is such an array, not empty, whose lines lie in memory sample by sample (whole: also
+    line after line)."""
+    fits = array.shape == shape and array.dtype == dtype and 0 not in shape
+    if fits and not array.flags.c_contiguous:
+        fits = not whole and array.strides[0] % array.itemsize == 0
+        fits = fits and (array.shape[1] == 1 or array.strides[1] == array.itemsize)
+    if not fits:
         raise ValueError(f"{np.dtype(dtype)} {shape} is needed, not {array.dtype} {array.shape} {array.strides}")
+
+
+def writable(array: Array) -> None:
+    """Raises ValueError for what is only to be read."""
+    if not array.flags.writeable:
+        raise ValueError("a result is to be written into an array that is only to be read")
+
+
+def line(array: Array) -> int:
+    """Elements from one line of an array (lines, samples) to the next; of a single line it does not matter."""
+    return array.shape[1] if array.flags.c_contiguous else array.strides[0] // array.itemsize
 
 
 def address(array: Array) -> int:
@@ -75,6 +92,9 @@ def load() -> ctypes.CDLL:
     """The library for this system. Raises MattingError where there is none, or it does not load."""
     target = this_target()
     path = FOLDER / library_name(target)
+    if target not in TARGETS:
+        built = ", ".join("-".join(t) for t in TARGETS)
+        raise MattingError(f"rtbg has no native code for {'-'.join(target)}: it runs on {built}")
     try:
         return ctypes.CDLL(str(path))
     except OSError as exc:
@@ -95,7 +115,8 @@ def source_hash() -> str:
 def this_target() -> tuple[str, str]:
     """(system, processor) as in `TARGETS`."""
     system = {"darwin": "macos", "win32": "windows"}.get(sys.platform, sys.platform)
-    cpu = platform.machine().lower()
+    # On Windows that of Python itself, which may be emulated on another.
+    cpu = sysconfig.get_platform().rpartition("-")[2] if system == "windows" else platform.machine().lower()
     return system, {"amd64": "x86_64", "arm64": "aarch64"}.get(cpu, cpu)
 
 

@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from rtbg.native import FOLDER, ISAS, SOURCES, TARGETS, library_name, source_hash
+from rtbg.native import C_FILES, FOLDER, ISAS, SOURCES, TARGETS, library_name, source_hash
 
 # One target of the compiler's for each system, and the names of the sets of instructions there.
 _SYSTEMS = {"linux": "linux-musl", "macos": "macos.12.0", "windows": "windows-gnu"}
@@ -45,7 +45,7 @@ def build(target: tuple[str, str], out: Path) -> Path:
                 missing = "No module named ziglang" in done.stderr
                 raise SystemExit("the compiler is missing: pip install '.[native]'" if missing else done.stderr)
 
-        for source in ("edge.c", "grid.c", "cpu.c"):
+        for source in C_FILES:
             shutil.copy(FOLDER / source, folder)
         objects = ["cpu.o"]
         zig(*flags, "-c", "cpu.c", "-o", "cpu.o")
@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=FOLDER, help="folder of the results (default: beside the source)")
-    parser.add_argument("--only", metavar="SYSTEM-CPU", help="one of them, e.g. linux-x86_64")
+    parser.add_argument("--only", choices=["-".join(t) for t in TARGETS], help="one of them")
     args = parser.parse_args(argv)
     for target in TARGETS:
         if args.only in (None, "-".join(target)):

@@ -1,4 +1,4 @@
-/* Which of the sets of instructions that `edge.c` was built for this processor and its system have: 0, the plain one;
+/* Which of the sets of instructions that `edge.c` and `grid.c` were built for this processor and its system have: 0, the plain one;
    1, x86-64-v3 (AVX2). AVX-512 gains nothing more here. */
 
 #include <stdint.h>

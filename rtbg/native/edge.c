@@ -124,7 +124,7 @@ INLINE Int run(const uint8_t *needed, Int left, Int columns, Int side) {
     return end;
 }
 
-/* -- alpha + rise * luma + base, see `rtbg.native.follow` -- */
+/* -- alpha + rise * luma + base, see `rtbg.native.edge.follow` -- */
 
 INLINE void follow_run(const Follow *f, Int y, Int left, Int count, const Int side) {
     Room *r = f->room;
@@ -206,7 +206,7 @@ PUBLIC void NAME(follow)(const Follow *f) {
     }
 }
 
-/* -- the person's colours, and the blend, see `rtbg.native.paint` -- */
+/* -- the person's colours, and the blend, see `rtbg.native.edge.paint` -- */
 
 /* Alpha at the samples of a row of chroma: sited as chroma is, and the mean of the pixels around. Codes. */
 INLINE void alpha_of_chroma(const Plane *alpha, Int row, Int x0, Int wide, Int across, Int down, Room *r) {
@@ -309,7 +309,7 @@ PUBLIC void NAME(paint)(const Paint *p) {
     }
 }
 
-/* -- copies of either side, see `rtbg.native.copy` -- */
+/* -- copies of either side, see `rtbg.native.edge.copy` -- */
 
 INLINE void copied(const Sample *RESTRICT from, Sample *RESTRICT to, Int count) {
     for (Int x = 0; x < count; x++)

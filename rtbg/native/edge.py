@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rtbg.frame import Array
-from rtbg.native import address, function, matches
+from rtbg.native import address, function, line, matches, writable
 
 if TYPE_CHECKING:
     from rtbg.grid import Grid
@@ -23,6 +23,7 @@ LONGEST_SIDE = 2048  # of a cell, in pixels
 ROOM = 1 << 17  # bytes, more than a `Room` of edge.c has
 
 _THREAD = threading.local()
+_FOUND = (np.uint8, np.uint8, np.float32)  # of `follow`
 
 
 class Plane(Structure):
@@ -90,18 +91,20 @@ def follow(
     and the mean in 0..1 (float32) are written there. Raises ValueError for other arrays, MattingError without native
     code."""
     rows, columns = _checked(grid, needed)
-    for part, dtype in ((alpha, np.uint8), *(() if before is None else ((before, np.uint8),)), (luma, luma.dtype)):
-        matches(part, (grid.height, grid.width), dtype)
+    shape = grid.height, grid.width
+    _codes(luma)
+    matches(luma, shape, luma.dtype)
+    for matte in (alpha,) if before is None else (alpha, before):
+        matches(matte, shape, np.uint8)
     for cells, dtype in ((values[0], np.float32), (values[1], np.float32), *zip(found, _FOUND, strict=True)):
         matches(cells, (rows, columns), dtype, whole=True)
+    for result in (alpha, *found):
+        writable(result)
     given = Follow(
         _room(), grid.scale, columns, rows, address(needed), _plane(luma), _plane(alpha), _plane(before),
         *map(address, values), least, *map(address, found),
     )  # fmt: skip
     _call("follow", luma.dtype, given)
-
-
-_FOUND = (np.uint8, np.uint8, np.float32)
 
 
 def paint(
@@ -115,8 +118,8 @@ def paint(
     own: tuple[Sequence[Array], Sequence[Array]] | None = None,
     behind: Sequence[Array] | None = None,
 ) -> None:
-    """Writes the cells that are needed of Y, U and V into `out`: the picture, in the person's own colours, blended by
-    alpha over what is `behind`, where these are given.
+    """Writes the cells that are needed of Y, U and V into `out`: the picture in the person's own colours, or blended by
+    alpha over what is `behind`, or both.
 
     needed: as for `follow`. alpha: uint8 (H, W). picture, out, behind: planes of one dtype, uint8 or uint16; the
     latter hold codes up to 1023. chroma: as `Frame.chroma`. own: of each plane the mean colours of the person, and
@@ -126,17 +129,17 @@ def paint(
     where nothing of the person is seen. Raises ValueError for other arrays, MattingError without native code."""
     rows, columns = _checked(grid, needed)
     matches(alpha, (grid.height, grid.width), np.uint8)
-    across, down = chroma
-    sides = _sides(grid, picture, (across, down))
-    for planes in (picture, out, behind):
-        for plane, shape in zip(planes or (), sides, strict=False):
-            matches(plane, shape, picture[0].dtype)
-    for values in (*own[0], *own[1]) if own else ():
-        matches(values, (rows, columns), np.float32, whole=True)
-    colours = [(c_void_p * 3)(*map(address, v)) for v in own] if own else [(c_void_p * 3)()] * 2
+    if own is None and behind is None:
+        raise ValueError("there is nothing to paint: neither own colours nor anything behind")
+    _check_planes(grid, chroma, picture, out, behind)
+    colours = [(c_void_p * 3)()] * 2
+    if own is not None:
+        for values in (v for of in own for v in _three(of)):
+            matches(values, (rows, columns), np.float32, whole=True)
+        colours = [(c_void_p * 3)(*map(address, of)) for of in own]
     given = Paint(
         _room(), grid.scale, columns, rows, address(needed), _plane(alpha),
-        _planes(picture), _planes(behind), _planes(out), *colours, across, down,
+        _planes(picture), _planes(behind), _planes(out), *colours, *chroma,
         255 if picture[0].dtype == np.uint8 else 1023,
     )  # fmt: skip
     _call("paint", picture[0].dtype, given)
@@ -155,14 +158,8 @@ def copy(
     full: uint8 (rows, columns), not 0 where they are. picture, behind, out: planes of one dtype, uint8 or uint16.
     chroma: as `Frame.chroma`. Raises ValueError for other arrays, MattingError without native code."""
     rows, columns = _checked(grid, full)
-    across, down = chroma
-    sides = _sides(grid, picture, chroma)
-    for planes in (picture, behind, out):
-        for plane, shape in zip(planes, sides, strict=False):
-            matches(plane, shape, picture[0].dtype)
-    given = Copy(
-        grid.scale, columns, rows, address(full), _planes(picture), _planes(behind), _planes(out), across, down
-    )  # fmt: skip
+    _check_planes(grid, chroma, picture, out, behind)
+    given = Copy(grid.scale, columns, rows, address(full), _planes(picture), _planes(behind), _planes(out), *chroma)
     _call("copy", picture[0].dtype, given)
 
 
@@ -173,21 +170,37 @@ def _checked(grid: Grid, cells: Array) -> tuple[int, int]:
     return grid.shape
 
 
-def _sides(grid: Grid, picture: Sequence[Array], chroma: tuple[int, int]) -> tuple[tuple[int, int], ...]:
-    if picture[0].dtype not in (np.uint8, np.uint16):
-        raise ValueError(f"planes are uint8 or uint16, not {picture[0].dtype}")
+def _codes(plane: Array) -> None:
+    if plane.dtype not in (np.uint8, np.uint16):
+        raise ValueError(f"planes are uint8 or uint16, not {plane.dtype}")
+
+
+def _three(arrays: Sequence[Array]) -> Sequence[Array]:
+    if len(arrays) < 3:
+        raise ValueError(f"there are to be three, Y, U and V, not {len(arrays)}")
+    return arrays[:3]
+
+
+def _check_planes(
+    grid: Grid, chroma: tuple[int, int], picture: Sequence[Array], out: Sequence[Array], behind: Sequence[Array] | None
+) -> None:
+    _codes(picture[0])
     across, down = chroma
     if not {across, down} <= {1, 2} or grid.scale % across or grid.scale % down:
         raise ValueError(f"cells of {grid.scale} pixels have no whole samples of chroma reduced by {chroma}")
     small = -(-grid.height // down), -(-grid.width // across)
-    return (grid.height, grid.width), small, small
+    for planes in (picture, out) if behind is None else (picture, out, behind):
+        for plane, shape in zip(_three(planes), ((grid.height, grid.width), small, small), strict=True):
+            matches(plane, shape, picture[0].dtype)
+    for plane in out[:3]:
+        writable(plane)
 
 
 def _plane(array: Array | None) -> Plane:
     if array is None:
         return Plane()
     height, width = array.shape
-    return Plane(address(array), array.strides[0] // array.itemsize, width, height)
+    return Plane(address(array), line(array), width, height)
 
 
 def _planes(planes: Sequence[Array] | None) -> Any:

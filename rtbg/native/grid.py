@@ -1,8 +1,8 @@
 """Estimates in the cells of the coarse grid and in small mattes, see `grid.c`. Used by `rtbg.upsampling`,
 `rtbg.foreground` and `rtbg.smoothing`.
 
-Arrays are float32 unless it says otherwise, and not empty. Memory bound: what the caller's `Scratch` keeps, of the
-grid's size about 90 float32 arrays' rows for the fit and 10 arrays for the colours.
+Arrays are float32 unless it says otherwise, and not empty. Memory bound: what the caller's `Scratch` keeps: four arrays
+of the grid's size and a hundred rows for the fit, ten arrays for the colours, one and a sixteenth for smoothing.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rtbg.frame import Array
-from rtbg.native import address, function, matches
+from rtbg.native import address, function, line, matches, writable
 
 if TYPE_CHECKING:
     from rtbg.grid import Scratch
@@ -79,13 +79,14 @@ def blocks(plane: Array, side: int, half: Array | None, scratch: Scratch) -> Arr
     if side % 2 or not 0 < side <= 256:
         raise ValueError(f"blocks have an even side of up to 256, not {side}")
     if half is not None:
-        matches(half, (height // 2, width // 2), np.uint8, whole=True)
         if height % 2 or width % 2:
             raise ValueError(f"{width}x{height} has no half")
+        matches(half, (height // 2, width // 2), np.uint8, whole=True)
+        writable(half)
     means = np.empty((-(-height // side), -(-width // side)), np.float32)
     room = scratch.array("blocks", (2 * width + 2,), np.uint16)
     given = Blocks(
-        address(room), address(plane), plane.strides[0], width, height, side,
+        address(room), address(plane), line(plane), width, height, side,
         None if half is None else address(half), address(means),
     )  # fmt: skip
     function("blocks")(byref(given))
@@ -106,7 +107,7 @@ def fit(
     room = scratch.array("fit", (side * 13 * columns + 4 * rows * columns + 15 * columns + side,))
     slope, offset = np.empty(shape, np.float32), np.empty(shape, np.float32)
     given = Fit(
-        address(room), rows, columns, radius, _three(guides), address(p), _lines(guides), p.strides[0] // 4, *noise,
+        address(room), rows, columns, radius, _three(guides), address(p), _lines(guides), line(p), *noise,
         address(slope), address(offset),
     )  # fmt: skip
     function("fit")(byref(given))
@@ -135,12 +136,14 @@ def colours(
     shape = rows, columns = share.shape
     for array in (*picture, share, *person, *apart):
         matches(array, shape, np.float32)
-    if len({a.strides[0] for a in (*person, *apart)}) > 1:
+    for array in (*person, *apart):
+        writable(array)
+    if len({line(a) for a in (*person, *apart)}) > 1:
         raise ValueError("the results' lines lie as far apart in all of them")
     room = scratch.array("colours", (10 * rows * columns + 2 * columns + far,))
     given = Colours(
-        address(room), rows, columns, _three(picture), address(share), _lines(picture), share.strides[0] // 4, *near,
-        far // 2, *weights, *sure, _three(person), _three(apart), person[0].strides[0] // 4,
+        address(room), rows, columns, _three(picture), address(share), _lines(picture), line(share), *near,
+        far // 2, *weights, *sure, _three(person), _three(apart), line(person[0]),
     )  # fmt: skip
     function("colours")(byref(given))
 
@@ -170,6 +173,8 @@ def smooth(
     shape = rows, columns = matte.shape
     for array, dtype in ((matte, np.float32), (grey, np.uint8), (mean, np.float32), (reference, np.float32)):
         matches(array, shape, dtype, whole=True)
+    writable(mean)
+    writable(reference)
     room = scratch.array("smooth", (rows * columns + 2 * columns + 4 + -(-rows // 4) * -(-columns // 4),))
     picture, weight = np.empty(shape, np.float32), np.empty(shape, np.float32)
     given = Smooth(
@@ -181,8 +186,9 @@ def smooth(
 
 
 def _three(arrays: Sequence[Array]) -> Any:
-    return (c_void_p * 3)(*map(address, arrays))
+    first, second, third = arrays  # ValueError for fewer or more
+    return (c_void_p * 3)(address(first), address(second), address(third))
 
 
 def _lines(arrays: Sequence[Array]) -> Any:
-    return (c_int64 * 3)(*(a.strides[0] // a.itemsize for a in arrays))
+    return (c_int64 * 3)(*map(line, arrays))
