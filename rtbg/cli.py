@@ -133,7 +133,7 @@ def _time(text: str) -> float:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit code."""
-    handler = _Lines()
+    handler, before = _Lines(), logging.getLogger().level
     logging.getLogger().addHandler(handler)
     try:
         args = build_parser().parse_args(argv)
@@ -167,6 +167,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return INTERRUPTED
     finally:
         logging.getLogger().removeHandler(handler)
+        logging.getLogger().setLevel(before)
 
 
 def _build_engines(args: argparse.Namespace) -> int:

@@ -171,7 +171,7 @@ def test_the_precision_is_the_users(clip, tmp_path, capfd):
         (["--engine", "onnxruntime", "--device", "azure"], "leaves this whole network to the CPU"),
         (["--engine", "torch", "--device", "mps"], "shows no mps here"),
         (["--engine", "torch", "--device", "cpu", "--precision", "int8"], "use precision f32, bf16"),
-        (["--engine", "openvino", "--precision", "int8", "--model", "quality"], "quality has no 8-bit graph"),
+        (["--engine", "openvino", "--precision", "int8", "--model", "fast"], "fast has no 8-bit graph"),
         pytest.param(["--engine", "torch", "--device", "cuda"], "shows no cuda here", marks=without_gpu),
         pytest.param(["--engine", "tensorrt"], "TensorRT cannot run: ", marks=without_gpu),
     ],
