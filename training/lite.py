@@ -40,15 +40,13 @@ SCALES = ((1.0, 1.0), (1.0, 1.1), (1.1, 1.2))
 @dataclass(frozen=True)
 class LiteConfig:
     """Variant of the encoder, how many times it halves the picture (4 or 5), widths of the decoder at 1/16, 1/8, 1/4
-    and 1/2 of the picture (the first is not used with four), the share of the encoder's widened channels that is
-    left (`training.prune`), and the factor and the offset that its logits get in `eval()`: cross entropy is best
-    served by the mean of what an alpha may be, the eye and MAD by the median, which is nearer to 0 or 1, and the
-    masks that it learns from are drawn wider than people are."""
+    and 1/2 of the picture (the first is not used with four), and the factor and the offset that its logits get in
+    `eval()`: cross entropy is best served by the mean of what an alpha may be, the eye and MAD by the median, which is
+    nearer to 0 or 1, and the masks that it learns from are drawn wider than people are."""
 
     lite: int = 0
     levels: int = 5
     widths: tuple[int, int, int, int] = (128, 64, 40, 24)
-    keep: float = 1.0
     contrast: tuple[float, float] = (1.0, 0.0)
 
 
@@ -122,12 +120,10 @@ def norm(width: int) -> nn.BatchNorm2d:
 class Inverted(nn.Module):
     """Inverted residual (Sandler et al. 2018): widen, filter each channel, narrow."""
 
-    def __init__(self, cin: int, cout: int, kernel: int, stride: int, expansion: int, keep: float = 1.0) -> None:
+    def __init__(self, cin: int, cout: int, kernel: int, stride: int, expansion: int) -> None:
         super().__init__()
         wide = cin * expansion
-        if expansion != 1 and keep != 1:
-            wide = max(16, round(wide * keep / 16) * 16)
-        self.keep = stride == 1 and cin == cout
+        self.adds = stride == 1 and cin == cout
         if expansion != 1:
             self._expand_conv = nn.Conv2d(cin, wide, 1, bias=False)
             self._bn0 = norm(wide)
@@ -147,14 +143,14 @@ class Inverted(nn.Module):
         else:
             y = F.relu6(self._bn1(conv(F.relu6(y) if self.widens else y)))
         y = normed(self._project_conv, self._bn2, y)
-        out: Tensor = x + y if self.keep else y
+        out: Tensor = x + y if self.adds else y
         return out
 
 
 class Encoder(nn.Module):
     """EfficientNet-Lite without its classifier; names as in the published weights."""
 
-    def __init__(self, lite: int, levels: int, keep: float = 1.0) -> None:
+    def __init__(self, lite: int, levels: int) -> None:
         super().__init__()
         wide, deep = SCALES[lite]
         self._conv_stem = Same(3, 32, 3, 2, bias=False)
@@ -164,7 +160,7 @@ class Encoder(nn.Module):
             count = repeats if i in (0, len(STAGES) - 1) else -int(-repeats * deep // 1)
             cout = channels(cout, wide)
             for j in range(count):
-                blocks.append(Inverted(cin, cout, kernel, stride if j == 0 else 1, expansion, keep))
+                blocks.append(Inverted(cin, cout, kernel, stride if j == 0 else 1, expansion))
                 cin = cout
             if i in (0, 1, 2, 4, 6):  # the last of each resolution
                 self.ends.append(len(blocks) - 1)
@@ -188,7 +184,7 @@ class LiteUNet(nn.Module):
     def __init__(self, config: LiteConfig | None = None) -> None:
         super().__init__()
         self.config = c = config or LiteConfig()
-        self.encoder = Encoder(c.lite, c.levels, c.keep)
+        self.encoder = Encoder(c.lite, c.levels)
         self.past = nn.Conv2d(1, 32, 3, 2, padding=1, bias=False)
         nn.init.zeros_(self.past.weight)
         e1, e2, e3, e4, *e5 = self.encoder.widths

@@ -71,10 +71,14 @@ def stage_of(config: TrainConfig, done: float) -> int:
 
 
 def stage_sizes(config: TrainConfig, stage: int) -> list[tuple[int, int]]:
-    """The input sizes of a stage, rounded to what the network takes."""
+    """The input sizes of a stage, rounded to what the network takes; its own twice as often as those of other
+    presets (`config.also`). What is larger than its own comes in the last stage only, what is smaller from the start."""
     grain = 16 if isinstance(config.model, LiteConfig) and config.model.levels == 4 else 32
     k = STAGES[stage][1] / grain
-    return [(max(1, round(w * k)) * grain, max(1, round(h * k)) * grain) for w, h in config.sizes]
+    own = [(max(1, round(w * k)) * grain, max(1, round(h * k)) * grain) for w, h in config.sizes]
+    most = max(w * h for w, h in own) if stage < len(STAGES) - 1 else math.inf
+    others = [size for name in config.also for size in PRESETS[name].sizes if math.prod(size) <= most]
+    return [*own, *own, *others] if others else own
 
 
 class Average:
@@ -253,8 +257,6 @@ def train(
                 last = stage == len(STAGES) - 1 and config.first_stage < stage
                 made = SampleMaker(maker.people, maker.scenes, CALM) if last else maker
                 sizes = stage_sizes(config, stage)
-                if stage == len(STAGES) - 1 and config.also:
-                    sizes = [*sizes, *sizes, *PRESETS[config.also].sizes]
                 source = Batches(made, config.batch, sizes, config.seed + 1000 * len(run.history))
                 loader = iter(DataLoader(source, batch_size=None, num_workers=workers, prefetch_factor=4))
                 print("sizes", sizes, flush=True)
@@ -310,7 +312,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--init", type=Path, help="begin with the weights of this best.pt")
     parser.add_argument("--model", choices=PRESETS, default="balanced", help="what to train (default: balanced)")
     parser.add_argument("--teacher", type=Path, help="learn from the mattes of this best.pt as well")
-    parser.add_argument("--also", choices=PRESETS, default="", help="the last stage sees this model's sizes as well")
+    parser.add_argument("--also", choices=PRESETS, nargs="+", default=[], help="some batches have these models' sizes")
     parser.add_argument("--masks", type=Path, help="take the refined masks of this folder (see training.refine)")
     parser.add_argument(
         "--hold-norms", action="store_true", help="leave the norms as trained weights have them (on CPUs much faster)"
@@ -336,7 +338,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         encoder_rate=args.encoder_rate,
         ema=args.ema,
         first_stage=args.first_stage,
-        also=args.also,
+        also=tuple(args.also),
         hold_norms=args.hold_norms,
     )
     train(
