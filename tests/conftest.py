@@ -6,11 +6,13 @@ import json
 import logging
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import cv2
 import pytest
 from gpu import MARKS, REQUIRED
 
@@ -70,6 +72,15 @@ def clean_exit(request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture)
 
 def _ours() -> list[str]:
     return [t.name for t in threading.enumerate() if t.name.startswith("rtbg-")]
+
+
+@pytest.fixture
+def settings() -> Iterator[None]:
+    """What the command line sets for its process, when a test calls it in this one, is as before."""
+    kept = cv2.getNumThreads(), sys.getswitchinterval()
+    yield
+    cv2.setNumThreads(kept[0])
+    sys.setswitchinterval(kept[1])
 
 
 # ---- for the tests of engines

@@ -14,25 +14,27 @@ from training import cards
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """The shipped `fast`, with the card that it had before any benchmark."""
+    """The shipped `balanced`, with the card that it had before any benchmark."""
     for suffix in (".onnx", ".json", ".md"):
-        shutil.copy(MODELS / f"fast{suffix}", tmp_path)
+        shutil.copy(MODELS / f"balanced{suffix}", tmp_path)
     return tmp_path
 
 
 def report(path: Path, benchmark: str, figures: dict) -> Path:
-    path.write_text(f"a table\n{json.dumps({'benchmark': benchmark, 'models': {'fast': figures, 'peer': figures}})}\n")
+    path.write_text(
+        f"a table\n{json.dumps({'benchmark': benchmark, 'models': {'balanced': figures, 'peer': figures}})}\n"
+    )
     return path
 
 
 def test_figures_are_added_and_replaced(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    before = (folder / "fast.md").read_text()
+    before = (folder / "balanced.md").read_text()
     for value in (0.125, 0.25):
         one = report(tmp_path / "one.txt", "quality", {"iou_sup": value})
         two = report(tmp_path / "two.txt", "past", {"past": {"dtssd": value, "drift": 7}, "none": {"dtssd": 9.5}})
         cards.main([str(one), str(two), "--out", str(folder)])
-        assert capsys.readouterr().out == f"{one} fast\n{two} fast\n"
-    card, words = json.loads((folder / "fast.json").read_text()), (folder / "fast.md").read_text()
+        assert capsys.readouterr().out == f"{one} balanced\n{two} balanced\n"
+    card, words = json.loads((folder / "balanced.json").read_text()), (folder / "balanced.md").read_text()
     assert card["quality"] == {"iou_sup": 0.25}
     assert card["past"]["past"]["drift"] == 7
     assert (
@@ -47,4 +49,4 @@ def test_figures_are_added_and_replaced(folder: Path, tmp_path: Path, capsys: py
     for heading in ("## Figures", "## Trained on", "## Limits", "## Reproduce"):
         assert words.count(heading) == 1
     assert not (folder / "peer.json").exists()
-    assert find_model(str(folder / "fast.onnx")).sizes == find_model("fast").sizes  # still a card
+    assert find_model(str(folder / "balanced.onnx")).sizes == find_model("balanced").sizes  # still a card

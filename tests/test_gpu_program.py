@@ -2,36 +2,27 @@
 
 from __future__ import annotations
 
-import logging
+import json
 import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
 import av
-import cv2
 import numpy as np
 import pytest
 from gpu import assert_alike, needs_tensorrt, needs_torch_cuda, torch_or_skip, without_gpu
 
 from engines import on_device
+from engines.spec import MODELS
 from rtbg import cli
 from rtbg.sources.demo import DemoSource
 from tests.media import make_video
 
 torch_or_skip()
-
-
-@pytest.fixture(autouse=True)
-def settings() -> Iterator[None]:
-    """What the command line sets for its process is as before."""
-    kept = logging.getLogger().level, cv2.getNumThreads(), sys.getswitchinterval()
-    yield
-    logging.getLogger().setLevel(kept[0])
-    cv2.setNumThreads(kept[1])
-    sys.setswitchinterval(kept[2])
+pytestmark = pytest.mark.usefixtures("settings")
 
 
 @pytest.fixture(scope="module")
@@ -171,16 +162,29 @@ def test_the_precision_is_the_users(clip, tmp_path, capfd):
         (["--engine", "onnxruntime", "--device", "azure"], "leaves this whole network to the CPU"),
         (["--engine", "torch", "--device", "mps"], "shows no mps here"),
         (["--engine", "torch", "--device", "cpu", "--precision", "int8"], "use precision f32, bf16"),
-        (["--engine", "openvino", "--precision", "int8", "--model", "fast"], "fast has no 8-bit graph"),
         pytest.param(["--engine", "torch", "--device", "cuda"], "shows no cuda here", marks=without_gpu),
         pytest.param(["--engine", "tensorrt"], "TensorRT cannot run: ", marks=without_gpu),
     ],
 )
 def test_an_engine_that_is_not_here_is_one_line(args, says, clip, tmp_path, capfd):
-    assert cli.main([str(clip), "-o", str(tmp_path / "out.mkv"), *args]) == 1
+    refused(args, says, clip, tmp_path / "out.mkv", capfd)
+
+
+def test_no_8_bit_graph_is_one_line(clip, tmp_path, tmp_path_factory, capfd):
+    model = tmp_path_factory.mktemp("model") / "bare.onnx"
+    card = json.loads((MODELS / "fast.json").read_text())
+    shutil.copy(MODELS / card["graph"], model)
+    del card["int8"]
+    model.with_suffix(".json").write_text(json.dumps(card | {"graph": model.name}))
+    args = ["--engine", "openvino", "--precision", "int8", "--model", str(model)]
+    refused(args, " has no 8-bit graph", clip, tmp_path / "out.mkv", capfd)
+
+
+def refused(args, says, clip, out, capfd):
+    assert cli.main([str(clip), "-o", str(out), *args]) == 1
     (line,) = capfd.readouterr().err.splitlines()
     assert line.startswith("rtbg: error: ") and says in line
-    assert not list(tmp_path.iterdir())
+    assert not list(out.parent.iterdir())
 
 
 # ---- on a GPU

@@ -424,6 +424,7 @@ def test_two_threads_share_no_memory():
     assert not failed
 
 
+@pytest.mark.usefixtures("settings")
 def test_where_there_is_none_it_is_one_line(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(native, "FOLDER", tmp_path)
     native.load.cache_clear()

@@ -56,8 +56,8 @@ def build(config: UNetConfig | LiteConfig) -> UNet | LiteUNet:
 # Of the logits (`LiteConfig.contrast`): the true-alpha portraits' MAD fell by a fifth, at 0.001 of IoU.
 CONTRAST = (1.5, -0.5)
 
-# What is trained under each name. `fast` and `quality` are balanced's network at other sizes: a third of its multiply-adds,
-# and one and seven tenths. `unet` is the network that shipped first: no weights from elsewhere.
+# What is trained under each name. `fast` and `quality` are balanced's network at other sizes: a third of its
+# multiply-adds, and 1.7 times as many. `unet` is the network that shipped first: no weights from elsewhere.
 PRESETS = {
     "balanced": TrainConfig(model=LiteConfig(contrast=CONTRAST)),
     "fast": TrainConfig(model=LiteConfig(contrast=CONTRAST), sizes=SMALL),

@@ -72,7 +72,7 @@ def stage_of(config: TrainConfig, done: float) -> int:
 
 def stage_sizes(config: TrainConfig, stage: int) -> list[tuple[int, int]]:
     """The input sizes of a stage, rounded to what the network takes; its own twice as often as those of other
-    presets (`config.also`). What is larger than its own comes in the last stage only, what is smaller from the start."""
+    presets (`config.also`). What is larger than its own comes in the last stage only, the smaller from the start."""
     grain = 16 if isinstance(config.model, LiteConfig) and config.model.levels == 4 else 32
     k = STAGES[stage][1] / grain
     own = [(max(1, round(w * k)) * grain, max(1, round(h * k)) * grain) for w, h in config.sizes]

@@ -62,12 +62,9 @@ def one_line(text: str) -> bool:
 
 
 def model() -> str:
-    """The quick network, as soon as there is one; a file beside the clip is for trying another."""
-    import engines.models
-
-    if (HERE / "model.onnx").exists():
-        return str(HERE / "model.onnx")
-    return "fast" if (Path(engines.models.__file__).parent / "fast.onnx").exists() else "balanced"
+    """The quick network; a file beside the clip is for trying another."""
+    file = HERE / "model.onnx"
+    return str(file) if file.exists() else "fast"
 
 
 def live(name: str, camera: str, background: str) -> Program:
