@@ -75,7 +75,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--smoothing", metavar="0..1", type=float, default=d.smoothing,
         help="how calm edges are in time (default: %(default)s)")  # fmt: skip
     add("--lookahead", metavar="FRAMES", type=int, default=d.lookahead,
-        help="frames of the future that help with it (default: %(default)s)")  # fmt: skip
+        help="frames of the future that help with it, in files (default: %(default)s)")  # fmt: skip
     add("--edge", metavar="SPEC", default=d.edge, help="shift=PIXELS (grow, or shrink below 0), feather=PIXELS, "
         "hardness=0..1, joined by commas; pixels of a picture 1080 high")  # fmt: skip
     add("--light-wrap", metavar="0..1", type=float, default=d.light_wrap,
@@ -199,8 +199,9 @@ def _inform(args: argparse.Namespace, options: Options) -> int:
 def _live(args: argparse.Namespace, options: Options) -> int:
     if args.inputs or args.demo:
         raise UsageError("--webcam takes no input files: name a file that is to stand in as --webcam FILE")
-    for name, wrong in (("start", options.start), ("duration", options.duration)):
-        if wrong:
+    plain = Options()
+    for name in ("start", "duration", "lookahead"):
+        if getattr(options, name) != getattr(plain, name):
             raise UsageError(f"--{name} is for files, not for --webcam")
     sys.setswitchinterval(0.0005)
     import cv2

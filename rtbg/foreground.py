@@ -3,8 +3,8 @@
 A fast estimate in the manner of Forte 2021 ("Approximate Fast Foreground Colour Estimation", blur fusion): colours of
 person and background are means around each cell of a coarse grid, weighted by how surely it is the one or the other;
 at full size the person's colour is that mean, corrected by what the picture says more than the two means explain.
-All on planes of YUV, only where 0 < alpha < 255. Used by `rtbg.composite`, and by `rtbg.matting` where an edge is made
-to grow.
+All on planes of YUV, only where 0 < alpha < 255. Used by `rtbg.composite`, and by `rtbg.matting` where an edge is given
+another shape.
 
 Memory bound: about forty float32 arrays of the grid's size (about 14,000 cells), the planes given out.
 """
@@ -102,25 +102,26 @@ class Own:
         self.person, self.apart = cells.colours(edge, scratch)
 
 
-def grown(planes: tuple[Array, ...], before: Array, after: Array) -> tuple[Array, ...]:
+def reshaped(planes: tuple[Array, ...], before: Array, after: Array) -> tuple[Array, ...]:
     """Y, U, V as the camera would see a person who fills the matte `after` and not `before`: wherever that is more,
-    the person's colours are carried on outwards in place of the room's. Elsewhere the given ones, bit for bit.
+    the person's colours are carried on outwards in place of the room's; wherever it is less, the
+    room's inwards, for `Foreground` to find there what the matte says. Elsewhere the given ones, bit for bit.
 
-    planes: as for `Foreground`, only read; given back themselves where nothing has grown. before, after: uint8
+    planes: as for `Foreground`, only read; given back themselves where nothing has changed. before, after: uint8
     (H, W). Raises ValueError for other mattes."""
     cells = _Cells(planes, before)
     if after.shape != before.shape or after.dtype != np.uint8:
         raise ValueError(f"the matte is uint8 {before.shape}, not {after.dtype} {after.shape}")
-    more = cv2.subtract(after, before)
-    needed = cv2.inRange(cells.grid.means(cv2.inRange(more, 1, 255)), 1, 255)
+    more, less = cv2.subtract(after, before), cv2.subtract(before, after)
+    needed = cv2.inRange(cells.grid.means(cv2.inRange(cv2.max(more, less), 1, 255)), 1, 255)
     if not cv2.countNonZero(needed):
         return planes[:3]
     person, apart = cells.colours(needed, Scratch())
     done = tuple(p.copy() for p in cells.planes)
     # A picture I of colours F and B mixed by a, I = a F + (1 - a) B, becomes one mixed by a' when (a' - a) (F - B) is
     # added. With Forte's estimate of F (see above) that is (a' - a) (f + a (f - b) - I).
-    for those, patch, (part, own) in cells.patches(needed, more, before):
-        way = cv2.LUT(part, _SHARE)
+    for those, patch, (up, down, own) in cells.patches(needed, more, less, before):
+        way = cv2.subtract(cv2.LUT(up, _SHARE), cv2.LUT(down, _SHARE))
         both = cv2.multiply(way, cv2.LUT(own, _SHARE))
         for k in those:
             _move(patch, way, done[k], person[k])
@@ -184,7 +185,7 @@ class _Cells:
 
 
 def _move(patch: Patch, way: Array, plane: Array, towards: Array) -> None:
-    """In one patch of a plane, in place: that share of the way to the cells' colour, enlarged."""
+    """In one patch of a plane, in place: that share of the way to the cells' colour, enlarged, or away from it."""
     part = plane[patch.pixels]
     step = cv2.subtract(patch.enlarged(towards), part, dtype=cv2.CV_32F)
     _add(part, cv2.multiply(step, way, step))

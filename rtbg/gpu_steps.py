@@ -146,7 +146,8 @@ class FrameSteps:
         torch = self._torch
         elapsed, gap = self.control[0], self.control[1]
         rgb, grey = self._reduced()
-        new = torch.maximum(gap, ((grey - self._seen).abs().mean() > mat.CUT).float())
+        most = ((grey.mean() + self._seen.mean()) * (mat.CUT / 2)).clamp(*mat.CUT_WITHIN)
+        new = torch.maximum(gap, ((grey - self._seen).abs().mean() > most).float())
         self._seen.copy_(grey)
         alpha, sane = self._infer(rgb, new)
         self._remember(self._frames, self.given)
@@ -304,7 +305,7 @@ class FrameSteps:
 
     def _calmed(self, cells: Tensor, elapsed: Tensor, new: Tensor) -> Tensor:
         torch, ops = self._torch, self._ops
-        change = ops.apply((cells[0] - self._cells[0]).abs(), self._five)
+        change = ops.apply((cells - self._cells).abs().amax(0), self._five)
         weight = torch.maximum(ops.ramp(change, *ups.MOVED), 1 - torch.exp(-elapsed / ups.STILL))
         cells = torch.where(new > 0, cells, self._cells + weight * (cells - self._cells))
         self._cells.copy_(cells)

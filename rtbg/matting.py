@@ -16,15 +16,16 @@ import numpy as np
 from engines import Engine, EngineError, StatefulEngine, nearest_size
 from rtbg.color import small_rgb
 from rtbg.errors import MattingError
-from rtbg.foreground import grown
+from rtbg.foreground import reshaped
 from rtbg.frame import Array, Frame, StreamInfo
 from rtbg.islands import Islands, without_haze
 from rtbg.smoothing import TwoSided
 from rtbg.upsampling import Edge, Upsampler, shaped
 
-# A scene cut: the small pictures differ by this much on average (of 255). People moving in front of a fixed
-# camera stay below 15, cuts between scenes lie mostly above 40.
-CUT = 28.0
+# A scene cut: the small pictures differ on average by more than this share of their mean, in dim light as in bright,
+# but within these bounds (codes of 255). A hand-held camera on the move stays below 0.2, people in front of a fixed one
+# below 0.15; cuts lie mostly above 0.4.
+CUT, CUT_WITHIN = 0.27, (6.0, 28.0)
 # Seconds without a picture after which the past says nothing about the present any more.
 GAP = 0.5
 
@@ -79,8 +80,8 @@ class Matting:
 
     def push(self, frame: Frame) -> list[tuple[Frame, Array]]:
         """Takes the next frame; returns the frames that are now finished, each with its matte, uint8 (H, W),
-        0 background to 255 person, at the frame's own size. Where the edge was made to take in more (`Edge`), it is
-        another frame of that time: one in which the person's colours go on that far, see `rtbg.foreground.grown`.
+        0 background to 255 person, at the frame's own size. Where the edge was given another shape (`Edge`), it
+        is another frame of that time: that of a person of that shape, see `rtbg.foreground.reshaped`.
         The mattes are only to be read: they are the past of those that follow. Raises MattingError."""
         small = small_rgb(frame.planes, frame.color, *self._stored)
         grey = np.asarray(cv2.cvtColor(small, cv2.COLOR_RGB2GRAY))
@@ -116,15 +117,14 @@ class Matting:
         if self._edge.plain:
             return frame, alpha
         edged = shaped(alpha, self._edge)
-        planes = grown(frame.planes, alpha, edged)
+        planes = reshaped(frame.planes, alpha, edged)
         return (frame if planes[0] is frame.planes[0] else frame.with_planes(planes)), edged
 
     def _forget(self, grey: Array, seconds: float) -> bool:
         """Clears the network's past where it no longer applies, and remembers this picture; whether it did."""
         elapsed = seconds - self._time
         last = self._seen
-        cut = last is None or cv2.norm(grey, last, cv2.NORM_L1) > CUT * grey.size
-        new = cut or not 0 <= elapsed <= GAP
+        new = last is None or _is_cut(grey, last) or not 0 <= elapsed <= GAP
         if new:
             self._input[0, 3] = 0
             if isinstance(self.engine, StatefulEngine):
@@ -152,3 +152,11 @@ class Matting:
         if low < 0 or high > 1:
             np.clip(matte, 0, 1, out=matte)
         return matte
+
+
+def _is_cut(grey: Array, last: Array) -> bool:
+    least, most = CUT_WITHIN
+    change = cv2.norm(grey, last, cv2.NORM_L1) / grey.size
+    if change <= least or change > most:
+        return change > most
+    return change > CUT * (cv2.mean(grey)[0] + cv2.mean(last)[0]) / 2

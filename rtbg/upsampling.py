@@ -33,8 +33,8 @@ EPSILON, EPSILON_CHROMA = 1.2e-3, 0.7e-4
 BAND = (0.03, 0.2)
 # How much steeper the fit is made around half-way: it averages, and leaves a haze on both sides of a clear edge.
 CONTRAST = 1.5
-# The grid's picture is averaged over this many seconds where it is still, not at all where its luma has changed by more
-# than the second of these (0..1), and less in between; and never across a gap.
+# The grid's picture is averaged over this many seconds where it is still, not at all where Y, U or V has changed by
+# more than the second of these (0..1), and less in between; and never across a gap.
 STILL = 0.5
 MOVED = (1 / 255, 3 / 255)
 GAP = 0.5
@@ -43,6 +43,8 @@ NOISE = 4 / 255
 # A soft pixel of the band that has changed by at most so many codes of 255 keeps what it had: invisible where the matte
 # moves, and where it does not, most of what noise still makes of the edge.
 LEAST = 1
+# The deviation of a feather, as a share of its width: nearly all of the step lies within that width.
+FEATHER = 0.25
 
 
 _THREE = np.ones((3, 3), np.uint8)
@@ -158,7 +160,8 @@ class Upsampler:
         if elapsed is None or not self._seen:
             self._seen = cells
             return cells
-        change = cv2.blur(cv2.absdiff(cells[0], self._seen[0]), (5, 5))
+        y, u, v = (cv2.absdiff(c, s) for c, s in zip(cells, self._seen, strict=True))
+        change = cv2.blur(cv2.max(y, cv2.max(u, v)), (5, 5))
         weight = np.maximum(ramp(change, *MOVED), np.float32(1 - math.exp(-elapsed / STILL)))
         self._seen = [s + weight * (c - s) for c, s in zip(cells, self._seen, strict=True)]
         return self._seen
@@ -237,8 +240,8 @@ def shaped(alpha: Array, edge: Edge) -> Array:
     """uint8 (H, W), a new array: the matte with another edge, see `Edge`. Worked on in tiles around the edge."""
     height, width = alpha.shape
     unit = min(height, width) / 1080
-    shift, box = edge.shift * unit, max(1, round(edge.feather * unit / 2))
-    reach = math.ceil(abs(shift)) + 2 * (box // 2) + 1
+    shift, sigma = edge.shift * unit, edge.feather * unit * FEATHER
+    reach = math.ceil(abs(shift)) + math.ceil(3 * sigma) + 1
     table = np.clip((np.arange(256) - 127.5) / max(1 - edge.hardness, 1e-3) + 127.5, 0, 255)
     grid = Grid.over(width, height, CELLS)
     share = grid.means(cv2.inRange(alpha, 1, 255))
@@ -253,17 +256,21 @@ def shaped(alpha: Array, edge: Edge) -> Array:
         part = alpha[top : ys.stop + reach, left : xs.stop + reach]
         part = _shifted(part, shift)
         if edge.feather:
-            part = cv2.blur(cv2.blur(part, (box, box)), (box, box)) if box % 2 else _even_blur(part, box)
+            part = _feathered(part, sigma)
         if edge.hardness:
             part = cv2.LUT(part, np.rint(table).astype(np.uint8))
         out[ys, xs] = part[ys.start - top : ys.stop - top, xs.start - left : xs.stop - left]
     return out
 
 
-def _even_blur(part: Array, box: int) -> Array:
-    """Two boxes of an even width, one to each side, so that the middle stays."""
-    once = cv2.blur(part, (box, box), anchor=(box // 2, box // 2))
-    return np.asarray(cv2.blur(once, (box, box), anchor=(box // 2 - 1, box // 2 - 1)))
+def _feathered(part: Array, sigma: float) -> Array:
+    """Blurred with that deviation: a Gaussian, or two boxes of odd widths, which are quick however wide they are."""
+    if sigma < 3:
+        side = 2 * math.ceil(3 * sigma) + 1
+        return np.asarray(cv2.GaussianBlur(part, (side, side), sigma))
+    first = math.floor((math.sqrt(6 * sigma**2 + 1) - 1) / 2) * 2 + 1  # a box of width w has (w^2 - 1) / 12
+    second = round((math.sqrt(12 * sigma**2 + 2 - first**2) - 1) / 2) * 2 + 1
+    return np.asarray(cv2.blur(cv2.blur(part, (first, first)), (second, second)))
 
 
 def _shifted(part: Array, pixels: float) -> Array:

@@ -150,6 +150,7 @@ def test_bad_input_is_one_line(tmp_path: Path) -> None:
     failed(rtbg(clip, "-o", out, "--edge", "shift=99"), 2, "shift=99")
     failed(rtbg(clip, "-o", out, "--smoothing", "2"), 2, "--smoothing")
     failed(rtbg(clip, "-o", out, "--lookahead", "99"), 2, "--lookahead")
+    failed(rtbg("--webcam", clip, "--lookahead", "5"), 2, "--lookahead is for files")
     failed(rtbg(clip, "-o", out, "--start", "1:-5"), 2, "1:-5")
     cv2.imwrite(str(tmp_path / "bg.png"), picture(64, 48, 0))
     failed(rtbg(clip, "-o", tmp_path / "bg.png", "--bg", tmp_path / "bg.png", "-y"), 2, "background")

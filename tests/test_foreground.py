@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from rtbg.color import subsample
-from rtbg.composite import composite
-from rtbg.foreground import Foreground, grown
+from rtbg.composite import Compositor, composite
+from rtbg.foreground import Foreground, reshaped
 from rtbg.frame import LIMITED, Color, Frame
 from rtbg.upsampling import Edge, shaped
 
@@ -167,7 +167,7 @@ def test_what_has_grown_has_the_persons_colours(bits: int, chroma: tuple[int, in
     before = soft_disc(1280, 720)
     after = shaped(before, edge)
     planes = mixed(before, bits, chroma)
-    done, want = grown(planes, before, after), mixed(after, bits, chroma)
+    done, want = reshaped(planes, before, after), mixed(after, bits, chroma)
     step = 1 if bits == 8 else 4
     more = after > before
     assert more.sum() > 500
@@ -184,21 +184,36 @@ def test_what_has_grown_has_the_persons_colours(bits: int, chroma: tuple[int, in
         assert not taken.any() or np.abs(done[k].astype(float) - want[k])[taken].mean() < 5 * step
 
 
-def test_nothing_else_grows() -> None:
+@pytest.mark.parametrize("soft", [3, 14])
+@pytest.mark.parametrize("edge", [Edge(-2), Edge(-10), Edge(feather=30), Edge(-2, 4, 0.3), Edge(-6, 20)])
+def test_what_has_shrunk_has_no_rim(edge: Edge, soft: float) -> None:
+    """Pixels full of the person that the matte now calls mixed: their colours are the person's all the same."""
+    before = soft_disc(1280, 720, soft)
+    after = shaped(before, edge)
+    behind = mixed(np.zeros_like(before), 8, (2, 2))
+    behind[0][:] = 120
+    frame = Frame(reshaped(mixed(before, 8, (2, 2)), before, after), 0, Fraction(1, 30), Color(1, LIMITED))
+    made = Compositor(foreground=Foreground())(frame, after, behind).planes[0]
+    share = after / 255
+    mixed_now = (after > 0) & (after < 255)
+    off = np.abs(made - (share * PERSON[0] + (1 - share) * 120))[mixed_now]
+    assert mixed_now.sum() > 500 and off.mean() < 1.2 and off.max() < 6
+
+
+def test_nothing_else_is_reshaped() -> None:
     rng = np.random.default_rng(2)
     before = soft_disc(1280, 720)
     after = shaped(before, Edge(shift=6))
     planes = tuple(rng.integers(0, 256, p.shape, np.uint8) for p in mixed(before, 8, (2, 2)))
     kept = [p.copy() for p in planes]
-    done = grown(planes, before, after)
-    np.testing.assert_array_equal(done[0][after <= before], planes[0][after <= before])
+    done = reshaped(planes, before, after)
+    np.testing.assert_array_equal(done[0][after == before], planes[0][after == before])
     assert (done[0] != planes[0]).any()
     for a, b in zip(planes, kept, strict=True):
         np.testing.assert_array_equal(a, b, "the given planes are only read")
-    for same in (before, shaped(before, Edge(shift=-6))):
-        assert all(a is b for a, b in zip(grown(planes, before, same), planes, strict=True))
+    assert all(a is b for a, b in zip(reshaped(planes, before, before.copy()), planes, strict=True))
     with pytest.raises(ValueError, match="matte"):
-        grown(planes, before, after[:10])
+        reshaped(planes, before, after[:10])
 
 
 def test_a_gap_that_closes_is_filled_with_the_person() -> None:
@@ -208,5 +223,5 @@ def test_a_gap_that_closes_is_filled_with_the_person() -> None:
     after = shaped(before, Edge(shift=10))
     gap = np.s_[250:550, 600:608]
     assert after[gap].min() == 255
-    done = grown(mixed(before, 8, (2, 2)), before, after)[0]
+    done = reshaped(mixed(before, 8, (2, 2)), before, after)[0]
     assert np.abs(done[gap].astype(int) - PERSON[0]).max() < 12

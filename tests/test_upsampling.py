@@ -156,6 +156,14 @@ def test_shift_scales_with_the_picture() -> None:
     assert radius_of(shaped(small, Edge(shift=8))) == pytest.approx(104, abs=0.8)
 
 
+@pytest.mark.parametrize("height", [480, 720, 1080, 2160])
+@pytest.mark.parametrize("feather", [3, 6, 11, 20, 60])
+def test_feather_is_as_wide_as_it_says(feather: float, height: int) -> None:
+    sharp = cv2.resize(disc(300, 1), (height * 16 // 9, height), interpolation=cv2.INTER_AREA)
+    middle = shaped(sharp, Edge(feather=feather))[height // 2, height * 8 // 9 :].astype(int)
+    assert int(((middle > 5) & (middle < 250)).sum()) == pytest.approx(feather * height / 1080, rel=0.12, abs=1.4)
+
+
 @pytest.mark.parametrize("feather", [4, 11, 30])
 def test_feather_softens_and_keeps_the_outline(feather: float) -> None:
     alpha = shaped(disc(200), Edge(feather=feather))
@@ -290,6 +298,19 @@ def test_a_moving_edge_leaves_nothing_behind() -> None:
         small = small_of(np.roll(true, 24 * k, axis=1))
         kept, fresh = up(small, moved, k / 30), Upsampler()(small, moved)
         assert np.abs(kept.astype(int) - fresh).mean() < 0.15
+
+
+def test_a_moving_edge_of_colour_alone_leaves_nothing_behind() -> None:
+    """As light as the wall: told the times, the fit is no worse than that of pictures of their own."""
+    true, planes = hairy(640, 360)
+    upsampler, apart = Upsampler(), []
+    for k in range(10):
+        moved = np.roll(true, 6 * k, 1)
+        luma, *chroma = coloured(moved, planes)
+        seen = (np.full_like(luma, 120), *chroma)
+        small = small_of(moved)
+        apart.append(error(upsampler(small, seen, k / 30), moved) - error(Upsampler()(small, seen), moved))
+    assert max(apart) < 0.02 * error(Upsampler()(small, seen), moved)
 
 
 def test_edge_cells() -> None:
