@@ -49,7 +49,8 @@ _API = {"win32": "dshow", "darwin": "avfoundation"}
 class Camera:
     """One camera. api: FFmpeg's input format; path: what that opens. index: N of /dev/videoN, elsewhere its place.
     bus: where it is plugged in, which stays when /dev/videoN changes. formats: empty where the system does not say.
-    error: errno of the attempt to ask it, 0 where it answered."""
+    error: errno of the attempt to ask it, 0 where it answered. twins: the `bus` of every other camera of that name when
+    it was chosen: one of those is never taken for it, as it may look at something else."""
 
     name: str
     path: str
@@ -59,6 +60,7 @@ class Camera:
     bus: str = ""
     formats: tuple[v4l2.Format, ...] = ()
     error: int = 0
+    twins: tuple[str, ...] = ()
 
     @property
     def is_loopback(self) -> bool:
@@ -113,33 +115,23 @@ def find_camera(spec: str = "", cameras: Sequence[Camera] | None = None) -> Came
     spec = spec.strip()
     if cameras is None:
         return with_formats(find_camera(spec, list_cameras(formats=not spec)))
-    if not spec:
-        return _first(cameras)
-    if spec.startswith(("/", ".")) or _is_device(spec):
-        return _by_path(spec, cameras)
-    if spec.isdigit():
-        for camera in cameras:
-            if camera.index == int(spec):
-                return camera
-    wanted = spec.casefold()
-    found = [c for c in cameras if c.name.casefold() == wanted] or [c for c in cameras if wanted in c.name.casefold()]
-    if not found:
-        raise InputError(f"there is no camera {spec!r}: {_names(cameras)}")
-    if any((c.name, c.bus) != (found[0].name, found[0].bus) for c in found):
-        raise UsageError(f"{spec!r} may mean several cameras: name one of them by its number: {_names(found)}")
-    return found[0]
+    found = _meant(spec, cameras)
+    buses = {c.bus for c in cameras if c.name == found.name}
+    return replace(found, twins=tuple(sorted(buses - {found.bus, ""})))
 
 
 def find_again(camera: Camera, cameras: Sequence[Camera] | None = None) -> Camera | None:
-    """The same camera after it has gone, wherever it is now: by its name and bus, else by its name; None: not there."""
+    """The same camera after it has gone, wherever it is now: by its name and bus, else by its name, but none of its
+    `twins`; None: not there."""
     if cameras is None:
         found = find_again(camera, list_cameras(formats=False))
         return None if found is None else with_formats(found)
-    same = [c for c in cameras if c.name == camera.name]
+    same = [c for c in cameras if c.name == camera.name and c.bus not in camera.twins]
     if camera.error:  # its name was a guess
         same = same or [c for c in cameras if c.path == camera.path]
     best = [c for c in same if c.bus == camera.bus] or same
-    return next((c for c in best if c.path == camera.path), best[0] if best else None)
+    found = next((c for c in best if c.path == camera.path), best[0] if best else None)
+    return found and replace(found, twins=camera.twins)
 
 
 def with_formats(camera: Camera) -> Camera:
@@ -224,6 +216,24 @@ def why_not(camera: Camera, number: int) -> str:
         return f"{where} cannot be opened: close other programs that use it, or plug it out and in again"
     reason = os.strerror(number) if number < _FFMPEG else "what it sends is not understood"
     return f"{where} does not work ({reason}): plug it out and in again"
+
+
+def _meant(spec: str, cameras: Sequence[Camera]) -> Camera:
+    if not spec:
+        return _first(cameras)
+    if spec.startswith(("/", ".")) or _is_device(spec):
+        return _by_path(spec, cameras)
+    if spec.isdigit():
+        for camera in cameras:
+            if camera.index == int(spec):
+                return camera
+    wanted = spec.casefold()
+    found = [c for c in cameras if c.name.casefold() == wanted] or [c for c in cameras if wanted in c.name.casefold()]
+    if not found:
+        raise InputError(f"there is no camera {spec!r}: {_names(cameras)}")
+    if any((c.name, c.bus) != (found[0].name, found[0].bus) for c in found):
+        raise UsageError(f"{spec!r} may mean several cameras: name one of them by its number: {_names(found)}")
+    return found[0]
 
 
 def _first(cameras: Sequence[Camera]) -> Camera:

@@ -189,7 +189,7 @@ def _inform(args: argparse.Namespace, options: Options) -> int:
     if args.doctor:
         from rtbg.doctor import run_doctor
 
-        return run_doctor(options)
+        return run_doctor(options, args.webcam or "")
     from rtbg.cameras import describe, list_cameras
 
     sys.stdout.write(describe(list_cameras()).rstrip() + "\n")

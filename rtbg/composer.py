@@ -26,6 +26,7 @@ _log = logging.getLogger("rtbg")
 
 REOPEN = 3  # consecutive failures after which the engine is opened anew
 LONGEST_WAIT = 2.0  # seconds between two tries of an engine that keeps failing
+STAGES = ("format", "gate", "matting", "background", "composite")  # whose trouble is told here
 
 
 class LiveBackground(Background, Protocol):
@@ -93,7 +94,7 @@ class Composer:
         self._last: tuple[tuple[object, ...], Frame] | None = None  # what it was made with, and the composite
         self._failures = 0  # in a row
         self.device = ""
-        self.reused = self.late = 0
+        self.reused = self.late = self.failed = 0  # pictures: sent again, too old when finished, not finished at all
         self.stages = {"gate": 0.0, "matting": 0.0, "background": 0.0, "composite": 0.0}
         self.stage = ""  # what is being done, and since when; empty: nothing
         self.since = 0.0
@@ -108,6 +109,7 @@ class Composer:
         the caller then waits for `pause` seconds."""
         if self._control.frozen:
             self._forget()
+            self._cover.clear(*STAGES)  # nothing is asked of them
             return []
         try:
             done = self._composites(frame)
@@ -128,7 +130,7 @@ class Composer:
             late = f"{max(ages):.1f} s late, too old to be shown"
             self._cover.report("matting", f"pictures are finished {late}: use --model fast or a smaller --size")
             return []
-        self._cover.clear("matting", "background", "composite", "format")
+        self._cover.clear(*STAGES)
         return done
 
     @property
@@ -215,6 +217,7 @@ class Composer:
         self._cover.report(stage, reason(exc))
         _log.info("live: %s: %s", stage, reason(exc), exc_info=exc)
         self._failures += 1
+        self.failed += 1
         try:
             if stage == "matting" and self._matting is not None:
                 if self._failures % REOPEN:

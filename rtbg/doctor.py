@@ -28,7 +28,7 @@ from rtbg.cameras import OWN, Camera, choose_mode, find_camera, list_cameras, wh
 from rtbg.doctor_system import NOTE, OK, PROBLEM, Finding
 from rtbg.errors import OutputError, RtbgError, UsageError
 from rtbg.frame import LIMITED, SMPTE170M, Array, Color, Frame
-from rtbg.options import ENGINES, Options
+from rtbg.options import ENGINES, Options, size_of
 from rtbg.progress import say
 from rtbg.protocols import Sink
 from rtbg.threads import engine_threads, ordinary_priority
@@ -51,6 +51,7 @@ _COMMAND = re.compile("(sudo|echo|pip) ")
 # Between the steps of an advice that is one line. A camera's own name may hold a colon.
 _STEP = re.compile("(?:: |, then:? )(?=sudo |echo |pip )|(?:, then|;) (?=log out|to have )")
 SIZE, RATE = (1280, 720), 30  # of a usual run; the loop test's too, as a reader that stays holds the camera to it
+_PICTURE_SECONDS = 5.0  # for the camera's first
 _LOOP_RATE = 15
 _LOOP_COLOR = (90, 70, 190)  # of no picture that anybody would take for the test's by chance
 _LOOP_SECONDS = 60.0  # for a reader on a slow machine; it stops as soon as it has its pictures
@@ -71,17 +72,21 @@ print(w, h, *(round(float(p.mean()), 1) for p in (y, u, v)), round(float(max(p.s
 """
 
 
-def examine(options: Options | None = None) -> list[Finding]:
-    """Looks at everything, some seconds long. options: what a live run is to be tried with: vcam ("none": the one that
-    would be taken), model, engine, device, precision, threads. Shows a plain colour on the virtual camera, where there
-    is one that nobody writes to. Raises nothing but what is a fault of rtbg itself."""
+def examine(options: Options | None = None, spec: str = "") -> list[Finding]:
+    """Looks at everything, some seconds long. options: what a live run is to be tried with: size, fps, vcam ("none":
+    the one that would be taken), model, engine, device, precision, threads. spec: its camera, as of `--webcam`. Takes
+    one picture of that, and shows a plain colour on the virtual camera, where there is one that nobody writes to.
+    Raises nothing but what is a fault of rtbg itself."""
     options = options or Options()
     vcam = None if options.vcam == "none" else options.vcam
     known = list_cameras()
-    webcam = _webcam(known)
+    webcam = _webcam(known, spec)
+    seen = cameras(known, options)
+    if not any(f.state == PROBLEM for f in seen):
+        seen += picture(options, spec)
     virtual = virtual_cameras(vcam, webcam)
     tried = [] if any(f.state == PROBLEM for f in virtual) else loop_test(vcam, webcam)
-    found = [*cameras(known), *virtual, *(f for f in tried if f.area == VIRTUAL)]
+    found = [*seen, *virtual, *(f for f in tried if f.area == VIRTUAL)]
     if sys.platform == "linux":
         found += [*system.module(), *system.permissions(v4l2.devices())]
     found += [*system.display(), *system.gpu(), *engine(options), *native_code(), *codecs()]
@@ -121,10 +126,10 @@ def verdict(findings: Sequence[Finding]) -> str:
     return f"All is well: rtbg --webcam --bg beach.jpg, then choose {called} as the camera in your video call."
 
 
-def run_doctor(options: Options | None = None) -> int:
-    """Prints the report; returns the exit code: 1 if a live run is not possible, else 0. options: see `examine`."""
+def run_doctor(options: Options | None = None, spec: str = "") -> int:
+    """Prints the report; returns the exit code: 1 if a live run is not possible, else 0. Takes what `examine` takes."""
     say("rtbg: looking at cameras, engines and codecs ...")
-    findings = examine(options)
+    findings = examine(options, spec)
     print(report(findings), flush=True)
     return int(any(f.area in NEEDED and f.state == PROBLEM for f in findings))
 
@@ -146,9 +151,9 @@ def _system() -> str:
 # -- cameras --
 
 
-def cameras(known: Sequence[Camera]) -> list[Finding]:
+def cameras(known: Sequence[Camera], options: Options | None = None) -> list[Finding]:
     """Each camera, and the mode it would be asked for."""
-    found = [_camera(c) for c in known if not _is_silent(c)]
+    found = [_camera(c, options or Options()) for c in known if not _is_silent(c)]
     if not found:
         fix = ("plug one in or switch it on; a virtual machine or a container must be given it",)
         return [Finding(CAMERAS, PROBLEM, "there is none", fix)]
@@ -157,16 +162,29 @@ def cameras(known: Sequence[Camera]) -> list[Finding]:
     return found
 
 
+def picture(options: Options | None = None, spec: str = "") -> list[Finding]:
+    """Whether the camera that would be used gives one, which alone tells: one that another program uses answers all
+    questions."""
+    from rtbg.webcam import try_camera
+
+    try:
+        gives = try_camera(spec, options or Options(), _PICTURE_SECONDS)
+    except RtbgError as exc:
+        return [_told(CAMERAS, str(exc).removesuffix("rtbg keeps trying").rstrip("; "))]
+    return [Finding(CAMERAS, OK, f"a picture came from {gives}")]
+
+
 def _is_silent(camera: Camera) -> bool:
     """Whether it is a virtual camera that nobody writes to, or our own."""
     return camera.is_own or (camera.is_loopback and loopback.free(v4l2.device(camera.path)))
 
 
-def _camera(camera: Camera) -> Finding:
+def _camera(camera: Camera, options: Options) -> Finding:
     if camera.error:
         return _told(CAMERAS, why_not(camera, camera.error), state=NOTE)
     where = f"{camera.name} ({camera.path})" if camera.api == "v4l2" else camera.name
-    mode = choose_mode(camera, SIZE, Fraction(RATE))
+    size = size_of(options.size) if options.size else SIZE
+    mode = choose_mode(camera, size, Fraction(options.fps or RATE).limit_denominator(1001))
     text = f"{where}: gives {mode.size[0]}x{mode.size[1]} at {float(mode.rate):.4g}"
     text += f" as {mode.format}" if mode.format else ", not known before it is open"
     offered = [f.fourcc for f in camera.formats]
@@ -178,10 +196,10 @@ def _camera(camera: Camera) -> Finding:
     return Finding(CAMERAS, OK, text)
 
 
-def _webcam(known: Sequence[Camera]) -> str | None:
+def _webcam(known: Sequence[Camera], spec: str) -> str | None:
     """The path of the camera that would be used, which is never written to."""
     try:
-        return find_camera("", known).path
+        return find_camera(spec, known).path
     except RtbgError:
         return None
 

@@ -84,8 +84,8 @@ def run_live(
     on_failure: what clocked sinks show while something is wrong: "card"; "freeze", the last composite for as long as
         it lasts (the card where there is none); "black". While it only starts, it is the card in any case.
     control: None: `Control(quit=stop.end)`. progress: called about ten times a second, on the caller's thread.
-    wait: what that thread does between: called with the seconds, 0.1, and may come back sooner (`Preview.pump`); None:
-        it sleeps.
+    wait: what that thread does between, until every sink is closed: called with the seconds, 0.1, and may come back
+        sooner (`Preview.pump`); None: it sleeps.
     swap: see `Swap`; None: the matting stays.
     patience: seconds; how old a picture may be when it leaves, and for how long the last one may stand in for it.
     reuse: False infers every picture, also where nothing has changed.
@@ -147,7 +147,7 @@ class _Run:
             for thread in threads:
                 thread.start()
             while (alive := [t for t in threads if t.is_alive()]) and not self._left(alive, recorders):
-                (alive[0].join if wait is None or self.over.is_set() else wait)(0.1)
+                (alive[0].join if wait is None else wait)(0.1)
                 self._watch(progress, reader.is_alive())
                 if completing is not None and self._completes(alive, recorders):
                     completing()
@@ -220,8 +220,9 @@ class _Run:
             self.cover.report("matting", f"the {stage} has not answered for {since:.0f} s")
             if not reading:
                 self._end()  # the source has ended, and nothing more will come
-        if self.reading and now - self.reading > SILENT:
-            self.cover.report("camera", f"the camera's driver has not answered for {now - self.reading:.0f} s")
+        began = self.reading  # once: the reader sets it to 0 at any moment
+        if began and now - began > SILENT:
+            self.cover.report("camera", f"the camera's driver has not answered for {now - began:.0f} s")
         if self.over.is_set() and now - self.over_at > GRACE:
             for outlet in self.outlets:
                 outlet.link.close()
@@ -247,7 +248,7 @@ class _Run:
         stats.engine, stats.reused, stats.trouble = composer.device, composer.reused, self.cover.trouble
         stats.frames_out, stats.filled, stats.covered = shown.sent, shown.filled, shown.covered
         stats.dropped = self.read.dropped - link + left_out - before
-        stats.dropped += composer.late + shown.late + shown.link.dropped
+        stats.dropped += composer.failed + composer.late + shown.late + shown.link.dropped
         stats.stages = {"read": self.read_seconds, **composer.stages}
         for outlet in self.outlets:
             name = type(outlet.sink).__name__

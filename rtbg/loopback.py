@@ -30,6 +30,7 @@ from rtbg.v4l2 import Device, PixelFormat
 
 UNLOAD = "sudo modprobe -r v4l2loopback"
 GROUP = "sudo usermod -aG video $USER"
+_CONF = "/etc/modprobe.d/rtbg.conf"
 
 # Seconds within which a program that really writes has written again, so that OUTPUT is missing again; the latter where
 # a program is seen that may be writing, though slowly.
@@ -173,10 +174,22 @@ def free(device: Device) -> bool:
 
 def hidden(device: Device, root: Path = Path("/")) -> bool:
     """Whether browsers will not list a loopback, since it was made without exclusive_caps."""
+    if not (device.can_capture and device.can_output):
+        return False
+    parameters = module(root).parameters
+    flags = [flag in ("N", "0") for flag in filter(None, parameters.get("exclusive_caps", "").split(","))]
     number = re.search(r"-(\d+)$", device.bus)
-    flags = module(root).parameters.get("exclusive_caps", "").split(",")
-    told = flags[int(number[1])] if number and int(number[1]) < len(flags) else ""
-    return device.can_capture and device.can_output and told in ("N", "0")
+    place = _place(int(number[1]), parameters.get("video_nr", "")) if number else len(flags)
+    return flags[place] if place < len(flags) else bool(flags) and all(flags)
+
+
+def _place(number: int, wanted: str) -> int:
+    """The place among the module's devices, by which its parameters go, of the one with a number. wanted: `video_nr`,
+    where each device has its number or -1 for the lowest that is free."""
+    given: list[int] = []
+    for nr in map(int, re.findall(r"-?\d+", wanted)):
+        given.append(nr if nr >= 0 else next(k for k in range(len(given) + 1) if k not in given))
+    return given.index(number) if number in given else number
 
 
 def _same(path: str, other: str | None) -> bool:
@@ -307,17 +320,19 @@ def _streamon(fd: int) -> None:
 @dataclass(frozen=True, slots=True)
 class Module:
     """State of v4l2loopback on this system. installed: there is one for the running kernel. source: the package is
-    there, built or not. version: "" where not told. parameters: as sysfs has them."""
+    there, built or not. version: "" where not told. parameters: as sysfs has them. elsewhere: the files that set its
+    options at every start, but for the one that rtbg's own commands write."""
 
     loaded: bool
     installed: bool
     source: bool
     version: str
     parameters: dict[str, str]
+    elsewhere: tuple[str, ...] = ()
 
 
 def module(root: Path = Path("/")) -> Module:
-    """Looks at /proc, /sys and /lib/modules below `root`. Never raises."""
+    """Looks at /proc, /sys, /lib/modules and the folders of modprobe.d below `root`. Never raises."""
     sys = root / "sys/module/v4l2loopback"
     loaded = sys.exists() or bool(re.search(r"^v4l2loopback ", _read(root / "proc/modules"), re.MULTILINE))
     parameters = {}
@@ -327,7 +342,19 @@ def module(root: Path = Path("/")) -> Module:
     listed = _read(root / "lib/modules" / kernel / "modules.dep")
     installed = bool(re.search(r"(^|/)v4l2loopback\.ko", listed, re.MULTILINE))
     source = any((root / "usr/src").glob("v4l2loopback-*")) or (root / "var/lib/dkms/v4l2loopback").exists()
-    return Module(loaded, loaded or installed, source, _read(sys / "version").strip(), parameters)
+    version = _read(sys / "version").strip()
+    return Module(loaded, loaded or installed, source, version, parameters, _elsewhere(root))
+
+
+def _elsewhere(root: Path) -> tuple[str, ...]:
+    """See `Module`; paths as without `root`. A file hides those of its name in the folders that follow."""
+    files: dict[str, Path] = {}
+    for folder in ("etc", "run", "usr/local/lib", "usr/lib", "lib"):
+        for path in (root / folder / "modprobe.d").glob("*.conf"):
+            files.setdefault(path.name, path)
+    files.pop(Path(_CONF).name, None)
+    found = [p for _, p in sorted(files.items()) if re.search(r"^\s*options\s+v4l2loopback\s", _read(p), re.MULTILINE)]
+    return tuple(f"/{path.relative_to(root)}" for path in found)
 
 
 def _read(path: Path) -> str:
@@ -368,7 +395,8 @@ def options(others: Sequence[str] = ()) -> str:
 
 def commands(state: Module | None = None, release: str | None = None, *, others: Sequence[str] = ()) -> list[str]:
     """What to type to get a virtual camera named rtbg, now and at every start, on this system, of which `state` and
-    `release` tell; only what is missing. others: names of virtual cameras that are to stay."""
+    `release` tell; only what is missing; what is to be done by hand begins with "#". others: names of virtual cameras
+    that are to stay."""
     state = module() if state is None else state
     release = os_release() if release is None else release
     first = []
@@ -376,13 +404,15 @@ def commands(state: Module | None = None, release: str | None = None, *, others:
         first += install_commands(release)
         if state.source:  # the package is there, but nothing was built for the running kernel
             first.append("sudo dkms autoinstall")
+    if state.elsewhere:  # modprobe joins all files by their names, and the last one wins
+        first.append(f"# take the options of v4l2loopback out of {' and '.join(state.elsewhere)}")
     if state.loaded:  # its devices do not do; they can be named at the loading only
         first.append(UNLOAD)
     return [
         *first,
         f"sudo modprobe v4l2loopback {options(others)}",
         "echo v4l2loopback | sudo tee /etc/modules-load.d/rtbg.conf",
-        f"echo 'options v4l2loopback {options(others)}' | sudo tee /etc/modprobe.d/rtbg.conf",
+        f"echo 'options v4l2loopback {options(others)}' | sudo tee {_CONF}",
     ]
 
 

@@ -8,6 +8,7 @@ Memory bound: none to speak of.
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ REFRESH = 0.25  # seconds between two states of the line
 WINDOW = 1.0  # seconds over which fps and stage times are taken
 CALM = 1.0  # seconds between two lines about trouble, so that one that comes and goes does not fill a log
 OFTEN = 10.0  # seconds between two lines of a verbose log
+_LASTS = re.compile(r"\d[\d.]* s\b")  # how long trouble has lasted, in its text
 NARROW = 80  # columns in which the line is whole; its width where that cannot be asked for
 
 
@@ -172,9 +174,10 @@ class _Log:
             fps = (stats.frames_out - self._frames) / (stats.seconds - self._at)
             self._at, self._frames = stats.seconds, stats.frames_out
             say("rtbg: " + ", ".join(filter(None, [*_figures(stats, fps), stats.engine])))
-        if stats.trouble == self._told or now < self._due:
+        trouble = _LASTS.sub("", stats.trouble)  # told once, however long it lasts
+        if trouble == self._told or now < self._due:
             return
-        self._told, self._due = stats.trouble, now + CALM
+        self._told, self._due = trouble, now + CALM
         say(f"rtbg: {stats.trouble}" if stats.trouble else "rtbg: all is well again")
 
 

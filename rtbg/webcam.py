@@ -6,11 +6,14 @@ Used by the command line (`rtbg --webcam`). Everything that can be refused is re
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from engines import EngineError, load
+import numpy as np
+
+from engines import EngineError, StatefulEngine, load, nearest_size
 from engines.spec import find_model
 from rtbg import native
 from rtbg.backdrop import Backdrop, refuse_transparent
@@ -19,7 +22,7 @@ from rtbg.cameras import find_camera
 from rtbg.clock import Output
 from rtbg.composite import Compositor
 from rtbg.control import Control
-from rtbg.errors import InputError, MattingError, UsageError
+from rtbg.errors import InputError, MattingError, NoPicture, UsageError
 from rtbg.foreground import Foreground
 from rtbg.frame import StreamInfo
 from rtbg.keys import terminal_keys
@@ -61,6 +64,23 @@ def open_camera(spec: str, options: Options) -> tuple[WebcamSource | PacedSource
     return source, camera.path
 
 
+def try_camera(spec: str, options: Options, seconds: float) -> str:
+    """What `--webcam SPEC` gives, as people call it, once a picture of it has come. Raises NoPicture where none has
+    within that time, about, and what `open_camera` raises."""
+    source, _ = open_camera(spec, options)
+    until = time.monotonic() + seconds
+    try:
+        while True:
+            try:
+                source.read()
+                return source.obtained
+            except NoPicture:
+                if time.monotonic() > until:
+                    raise
+    finally:
+        source.close()
+
+
 def _means_a_file(spec: str) -> bool:
     separated = "/" in spec or (os.sep in spec)
     return (separated and not spec.startswith("/dev/")) or Path(spec).suffix.lower() in FILES
@@ -91,22 +111,33 @@ def refuse_overwriting(record: str, spec: str, backgrounds: Sequence[str], mic: 
 
 
 def matting_factory(options: Options, info: StreamInfo) -> Callable[[], Matting]:
-    """What opens a matting with an engine of its own, as `run_live` takes it. No look-ahead: that would be delay."""
+    """What opens a matting with an engine of its own, as `run_live` takes it. No look-ahead: that would be delay.
+
+    The engine has run once by then: some compile at their first picture, for seconds, which is not to be in the call.
+    What it answers to a black picture is of no matter."""
     refinement = Refinement(smoothing=options.smoothing, edge=Edge(**edge_of(options.edge)))
 
     def open_matting() -> Matting:
         threads = options.threads or engine_threads()
-        try:
-            engine = load(
-                options.model,
-                engine=options.engine,
-                device=options.device,
-                threads=threads,
-                precision=options.precision,
-            )
-        except EngineError as exc:
-            raise MattingError(str(exc)) from exc
-        return Matting(engine, info, refinement)
+        with ExitStack() as stack:
+            try:
+                engine = load(
+                    options.model,
+                    engine=options.engine,
+                    device=options.device,
+                    threads=threads,
+                    precision=options.precision,
+                )
+                stack.callback(engine.close)
+                width, height = nearest_size(engine.spec.sizes, *info.shown_size)
+                engine.infer({"frame": np.zeros((1, 4, height, width), np.float32)})
+                if isinstance(engine, StatefulEngine):
+                    engine.reset()
+            except EngineError as exc:
+                raise MattingError(str(exc)) from exc
+            matting = Matting(engine, info, refinement)
+            stack.pop_all()  # the matting's owner closes it
+        return matting
 
     return open_matting
 

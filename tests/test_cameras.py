@@ -106,6 +106,21 @@ def test_a_camera_is_found_again_under_another_number() -> None:
     assert find_again(guessed, [INTERNAL, C920]) == C920
 
 
+def test_a_twin_that_was_there_from_the_start_is_never_taken_for_it() -> None:
+    """The second webcam of its kind may look at something else."""
+    twin = replace(C920, bus="usb-7", path="/dev/video1", index=1)
+    chosen = find_camera("0", [C920, twin, INTERNAL])
+    assert find_again(chosen, [C920, twin]) == chosen
+    assert find_again(chosen, [twin, INTERNAL]) is None
+    assert find_again(chosen, [replace(twin, path=C920.path, index=0)]) is None, "under its number neither"
+    moved = replace(C920, bus="usb-9", path="/dev/video5", index=5)
+    found = find_again(chosen, [twin, moved])
+    assert found is not None and found.path == moved.path
+    assert find_again(found, [twin]) is None, "nor after that"
+    assert find_camera("Integrated", ALL).twins == (), "another node of the same device is none"
+    assert find_camera("0", [C920, replace(twin, bus="", error=errno.EACCES)]).twins == ()
+
+
 @pytest.mark.parametrize(
     ("camera", "size", "rate", "mode"),
     [

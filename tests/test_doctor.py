@@ -3,8 +3,10 @@ virtual camera is tested in the virtual machine of tests/camera_vm."""
 
 from __future__ import annotations
 
+import errno
 import subprocess
 import sys
+import threading
 import time
 from fractions import Fraction
 from pathlib import Path
@@ -13,13 +15,14 @@ import av
 import numpy as np
 import pytest
 
-from rtbg import doctor, loopback, native, v4l2
+from rtbg import doctor, loopback, native, v4l2, webcam
 from rtbg import doctor_system as system
 from rtbg.cameras import Camera, list_cameras
 from rtbg.doctor import CAMERAS, ENGINE, LOOP, SPEED, VIRTUAL, Finding, report, verdict
 from rtbg.doctor_system import NOTE, OK, PROBLEM, Answer
 from rtbg.options import Options
 from rtbg.v4l2 import Format, FrameSize
+from tests import webcam_parts
 
 ROOT = Path(__file__).parent.parent
 linux = pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc and /sys")
@@ -231,6 +234,84 @@ def test_another_programs_virtual_camera_is_a_camera_while_it_is_fed(monkeypatch
     monkeypatch.setattr(v4l2, "device", lambda path: known)
     monkeypatch.setattr(loopback, "holders", lambda path: writers)
     assert [f.state for f in doctor.cameras([other])] == [state]
+
+
+def taken(monkeypatch, opener, of=None):
+    """What the doctor says of a camera that is opened so."""
+    made = webcam_parts.source(opener, of=of)
+    asked = []
+    monkeypatch.setattr(webcam, "open_camera", lambda spec, options: asked.append((spec, options.size)) or (made, ""))
+    (finding,) = doctor.picture(Options(size="320x240"), "Test")
+    assert asked == [("Test", "320x240")]
+    return finding
+
+
+def test_a_camera_that_gives_a_picture_is_well(monkeypatch):
+    finding = taken(monkeypatch, webcam_parts.lavfi("testsrc=size=320x240:rate=30,format=yuyv422,realtime"))
+    assert finding == Finding(CAMERAS, OK, "a picture came from Test Cam: 320x240 at 30, YUYV")
+
+
+def test_a_camera_that_another_program_uses_is_a_problem(monkeypatch):
+    """It answers every question, and only refuses to send."""
+    monkeypatch.setattr(doctor, "_PICTURE_SECONDS", 0.3)
+
+    def opener(*_):
+        raise OSError(errno.EBUSY, "busy")
+
+    finding = taken(monkeypatch, opener, webcam_parts.camera("/dev/video77"))
+    busy = "Test Cam (/dev/video77) is in use by another program"
+    assert finding == Finding(CAMERAS, PROBLEM, busy, ("close that",))
+    assert "not possible: no working camera" in verdict([*WELL, finding])
+
+
+def test_a_silent_camera_is_a_problem(monkeypatch):
+    released = threading.Event()
+
+    def opener(*_):
+        released.wait(20)
+        raise OSError(errno.EIO, "given up")
+
+    monkeypatch.setattr(v4l2, "open_descriptors", lambda path: released.set() or [])  # it is woken to be closed
+    finding = taken(monkeypatch, opener)
+    assert finding.state == PROBLEM and finding.text == "Test Cam sends no picture"
+    assert finding.fix == ("is it asleep, or what feeds it stopped?",)
+
+
+def test_a_camera_that_there_is_not_is_a_problem(monkeypatch):
+    monkeypatch.setattr("rtbg.cameras.list_cameras", lambda **_: [camera(formats=(MJPG,))])
+    (finding,) = doctor.picture(spec="Nikon")
+    assert finding.state == PROBLEM and "no camera 'Nikon'" in finding.text
+
+
+@linux
+@pytest.mark.parametrize(("spec", "code"), [("", 0), ("Logi", 0), ("Locked", 1), ("Nikon", 1)])
+def test_the_camera_that_would_be_used_decides(monkeypatch, capsys, spec, code):
+    """Others may be as they like."""
+    logi, locked = camera(formats=(MJPG,)), camera("Locked", error=13, path="/dev/video78")
+    written = []
+    monkeypatch.setattr(doctor, "list_cameras", lambda: [logi, locked])
+    monkeypatch.setattr("rtbg.cameras.list_cameras", lambda **_: [logi, locked])
+    monkeypatch.setattr(doctor, "virtual_cameras", lambda vcam, webcam: written.append(webcam) or [])
+    for name in ("loop_test", "engine", "native_code", "codecs"):
+        monkeypatch.setattr(doctor, name, lambda *_: [])
+    monkeypatch.setattr(system, "gpu", list)
+
+    def opened(given, **_):
+        return webcam_parts.source(webcam_parts.lavfi("testsrc,realtime"), of=given)
+
+    monkeypatch.setattr(webcam, "WebcamSource", opened)
+    monkeypatch.setattr(doctor, "_PICTURE_SECONDS", 0.3 if code else 30)
+    assert doctor.run_doctor(Options(), spec) == code
+    assert ("a picture came from Logi" in capsys.readouterr().out) == (code == 0)
+    assert written == [{"Locked": locked.path, "Nikon": None}.get(spec, logi.path)]
+
+
+@linux
+def test_the_mode_is_that_of_the_size_asked_for():
+    small = FrameSize((640, 480), (640, 480), rates=(Fraction(30),))
+    both = Format("MJPG", "", True, (*MJPG.sizes, small))
+    (finding,) = doctor.cameras([camera(formats=(both,))], Options(size="640x480", fps=15))
+    assert "gives 640x480 at 30 as mjpeg" in finding.text
 
 
 # -- messages of others --

@@ -10,12 +10,16 @@ import numpy as np
 import pytest
 
 from engines import EngineError
+from rtbg.clock import Cover, Outlet
+from rtbg.composer import Composer, Swap
+from rtbg.composite import Compositor
 from rtbg.errors import Aborted, BackgroundError, InputError, MattingError
 from rtbg.frame import Frame
-from rtbg.live import Output, run_live
+from rtbg.live import Output, _Run, run_live
 from rtbg.matting import Matting
 from rtbg.stats import Stats
-from tests.live_parts import BEHIND, CARD, FAULTS, Engine, Recording, Setup, hang, lumas, ones
+from rtbg.stillness import StillGate
+from tests.live_parts import BEHIND, CARD, FAULTS, Engine, Recording, Setup, after, hang, lumas, ones
 
 
 class Ending:
@@ -111,6 +115,73 @@ def test_a_hang_is_told_and_its_late_answer_never_leaves(policy: str) -> None:
         assert BEHIND not in lumas(sink), "its late matte was zero: the picture of that moment did not leave"
     assert len(setup.opener.engines) == 1
     assert stats.dropped >= 1
+
+
+def test_pictures_that_fail_are_dropped() -> None:
+    """Every picture that came has left or is counted."""
+    setup = Setup(rate=50, count=60, answer=lambda f, n: FAULTS["engine error"]() if n % 2 else ones())
+    stats = setup.run()
+    assert stats.frames_in == 60
+    assert stats.frames_out + stats.dropped == 60
+    assert stats.dropped >= sum(e.calls for e in setup.opener.engines) // 2 > 3
+
+
+def test_trouble_of_the_gate_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    setup = Setup(rate=50)
+    broken = threading.Event()
+    inner = StillGate.still
+
+    def still(gate: StillGate, frame: Frame) -> bool:
+        if broken.is_set():
+            raise ZeroDivisionError("the gate is broken")
+        return inner(gate, frame)
+
+    monkeypatch.setattr(StillGate, "still", still)
+    setup.run(
+        (after(5), broken.set),
+        (lambda s: "the gate is broken" in s.trouble, broken.clear),
+        (lambda s: not s.trouble and s.frames_out > 20, setup.stop.end),
+    )
+
+
+def test_no_trouble_is_told_of_what_is_not_asked_while_frozen() -> None:
+    broken = threading.Event()
+    setup = Setup(rate=50, answer=lambda f, n: FAULTS["engine error"]() if broken.is_set() else ones())
+    setup.run(
+        (after(5), broken.set),
+        (lambda s: "the device is lost" in s.trouble, lambda: setup.control.press("space")),
+        (lambda s: not s.trouble, lambda: setup.control.press("space")),
+        (lambda s: "the device is lost" in s.trouble, broken.clear),
+        (lambda s: not s.trouble and s.frames_out > 20, setup.stop.end),
+    )
+
+
+class Returning(_Run):
+    """A run whose reader comes back while it is looked at."""
+
+    moments: tuple[float, ...] = ()
+
+    @property
+    def reading(self) -> float:
+        now, *rest = self.moments or (0.0,)
+        self.moments = tuple(rest)
+        return now
+
+    @reading.setter
+    def reading(self, moment: float) -> None: ...
+
+
+def test_a_read_that_comes_back_while_it_is_looked_at() -> None:
+    setup = Setup()
+    cover = Cover(setup.backdrop.card(), setup.camera.info, on_failure="card", patience=0.5)
+    composer = Composer(setup.opener, setup.backdrop, Compositor(), cover, setup.control, Swap(), True)
+    outlets = [Outlet(Output(setup.sink), cover, setup.control, setup.camera.info)]
+    run = Returning(setup.camera, composer, outlets, cover, setup.stop)
+    run.moments = (time.monotonic() - 4,)
+    run._watch(None, True)
+    told, seconds, _ = cover.trouble.rsplit(" ", 2)
+    assert told == "the camera's driver has not answered for"
+    assert 4 <= int(seconds) < 60, "not the whole of the clock"
 
 
 def test_an_engine_that_keeps_failing_is_opened_anew() -> None:

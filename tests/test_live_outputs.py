@@ -84,6 +84,36 @@ def test_a_slow_recorder_holds_up_nobody(caplog: pytest.LogCaptureFixture) -> No
     assert 0 < stats.cpu_seconds < time.process_time()
 
 
+class Held(Recording):
+    """A recorder that does not complete its file before it may."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.may = threading.Event()
+        self.in_time = False
+
+    def close(self, *, interrupted: bool = False) -> Path | None:
+        self.in_time = self.may.wait(10)
+        return super().close(interrupted=interrupted)
+
+
+def test_the_callers_way_to_wait_goes_on_while_a_recording_is_completed() -> None:
+    """A window that is not asked for its events would be called hung."""
+    setup, recorder = Setup(rate=50), Held()
+    waited: list[bool] = []
+
+    def wait(seconds: float) -> None:
+        time.sleep(0.01)
+        if setup.sink.closed:
+            waited.append(recorder.closed)
+            if len(waited) > 5:
+                recorder.may.set()
+
+    setup.run((after(5), setup.stop.end), outputs=[Output(setup.sink), Output(recorder, clocked=False)], wait=wait)
+    assert recorder.in_time
+    assert waited[:5] == [False] * 5
+
+
 def test_a_recorder_stopped_before_its_first_picture_is_no_fault(tmp_path: Path) -> None:
     setup = Setup(rate=50)
     loaded = threading.Event()

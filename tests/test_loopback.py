@@ -139,6 +139,26 @@ def test_only_the_module_tells_what_browsers_will_not_list(tmp_path, file):
     assert not loopback.hidden(numbered(0), tmp_path / "nothing")
 
 
+@pytest.mark.parametrize(
+    ("flags", "numbers", "number", "hidden"),
+    [
+        ("Y,N,N", "10,2,-1", 10, False),  # the first, whatever its number
+        ("Y,N,N", "10,2,-1", 2, True),
+        ("N,Y,Y", "10,0,1", 0, False),
+        ("N,Y,N", "10,-1,-1", 10, True),
+        ("N,Y,N", "10,-1,-1", 0, False),  # the lowest number that is free
+        ("N,Y,N", "-1,-1,-1", 1, False),
+        ("N,N,N", "-1,-1,-1", 40, True),  # made later, by v4l2loopback-ctl
+        ("Y,N,N", "-1,-1,-1", 40, False),
+    ],
+)
+def test_a_device_is_known_to_the_module_by_its_place(tmp_path, file, flags, numbers, number, hidden):
+    folder = "sys/module/v4l2loopback/parameters/"
+    root = system(tmp_path, {folder + "exclusive_caps": flags + "\n", folder + "video_nr": numbers + "\n"})
+    one = Device(str(file), "x", "v4l2 loopback", f"platform:v4l2loopback-{number:03d}", True, True, 0)
+    assert loopback.hidden(one, root) == hidden
+
+
 def test_no_device_says_what_to_type(monkeypatch):
     if loopback.loopbacks():
         pytest.skip("there is a loopback here")
@@ -296,6 +316,25 @@ def test_other_virtual_cameras_are_kept():
     load = 'sudo modprobe v4l2loopback devices=3 exclusive_caps=1,1,1 card_label="OBS Cam,odd   name ,rtbg"'
     assert typed[:2] == [UNLOAD, load]
     assert shlex.split(load)[-1] == "card_label=OBS Cam,odd   name ,rtbg"
+
+
+def test_a_file_of_options_that_would_win_is_named(tmp_path):
+    files = {
+        "etc/modprobe.d/v4l2loopback.conf": "# mine\noptions v4l2loopback devices=2 video_nr=10,11\n",
+        "etc/modprobe.d/obs.conf": "#options v4l2loopback card_label=OBS\n",
+        "etc/modprobe.d/rtbg.conf": "options v4l2loopback exclusive_caps=1\n",
+        "etc/modprobe.d/webcam.conf": "options uvcvideo quirks=2\noptions v4l2loopback_dc x=1\n",
+        "etc/modprobe.d/masked.conf": "",
+        "usr/lib/modprobe.d/masked.conf": "options v4l2loopback devices=1\n",
+        "usr/lib/modprobe.d/z.conf": "  options\tv4l2loopback devices=1\n",
+        "etc/modprobe.d/readme": "options v4l2loopback devices=1\n",
+    }
+    state = module(system(tmp_path, files))
+    assert state.elsewhere == ("/etc/modprobe.d/v4l2loopback.conf", "/usr/lib/modprobe.d/z.conf")
+    note = f"# take the options of v4l2loopback out of {' and '.join(state.elsewhere)}"
+    assert commands(Module(True, True, False, "", {}, state.elsewhere), "") == [note, UNLOAD, LOAD, *PERSIST]
+    line = in_a_line(commands(Module(True, True, False, "", {}, state.elsewhere), ""))
+    assert line.startswith(f"{note[2:]}, then: {UNLOAD} && {LOAD}; to have it at every start: ") and "#" not in line
 
 
 def test_holders_read_well():

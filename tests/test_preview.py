@@ -19,8 +19,10 @@ from rtbg.color import rgb_to_planes
 from rtbg.control import Control
 from rtbg.errors import MissingDependency, OutputError
 from rtbg.frame import LIMITED, SMPTE170M, Color, Frame
+from rtbg.live import Output
 from rtbg.preview import TALLEST, WIDEST, Preview, check_display
 from rtbg.protocols import Sink
+from tests.live_parts import H, Recording, Setup, W, after
 
 pygame: Any = pytest.importorskip("pygame", reason="needs pygame-ce: pip install 'rtbg[preview]'")
 
@@ -200,6 +202,26 @@ def test_pump_waits_as_long_as_asked() -> None:
     for _ in range(3):
         preview.pump(0.3)
     assert time.monotonic() - began > 0.03
+
+
+def test_the_window_closes_while_a_recording_is_completed() -> None:
+    """At the end of a call, however long the recorder then takes."""
+    setup = Setup(rate=50)
+    may, in_time = threading.Event(), []
+
+    class Recorder(Recording):
+        def close(self, *, interrupted: bool = False) -> Path | None:
+            in_time.append(may.wait(10))
+            return super().close(interrupted=interrupted)
+
+    preview = Preview((W, H), setup.control)
+    setup.run(
+        (after(5), lambda: pygame.event.post(pygame.event.Event(pygame.QUIT))),
+        (lambda _: not pygame.display.get_init(), may.set),
+        outputs=[Output(preview, required=False), Output(Recorder(), clocked=False)],
+        wait=preview.pump,
+    )
+    assert in_time == [True]
 
 
 def test_pump_on_another_thread_is_a_fault() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from rtbg import status
 from rtbg.control import Control
 from rtbg.stats import Latency, Stats
 from rtbg.status import live_status, status_line, summary
@@ -119,6 +120,30 @@ def test_a_log_is_not_filled(capsys: pytest.CaptureFixture[str]) -> None:
         for k in range(1000):
             progress(Stats(trouble="no light" if k % 2 == 0 else ""))
     assert capsys.readouterr().err == "rtbg: no light\n"
+
+
+def test_trouble_is_told_once_however_long_it_lasts(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(status, "CALM", 0.0)
+    late = "pictures are finished {} s late, too old to be shown"
+    told = [
+        *(f"the matting has not answered for {k} s" for k in range(1, 20)),
+        *(late.format(k / 10) for k in range(6, 15)),
+        "",
+        "/dev/video0 is gone",
+        "/dev/video2 is gone",
+    ]
+    with live_status(Control(quit=lambda: None), lambda: "blur") as progress:
+        for trouble in told:
+            progress(Stats(trouble=trouble))
+    assert capsys.readouterr().err.splitlines() == [
+        "rtbg: the matting has not answered for 1 s",
+        f"rtbg: {late.format(0.6)}",
+        "rtbg: all is well again",
+        "rtbg: /dev/video0 is gone",
+        "rtbg: /dev/video2 is gone",
+    ]
 
 
 def test_a_verbose_log_tells_how_it_goes(capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,8 +16,14 @@ import av
 import numpy as np
 import pytest
 
-from rtbg.errors import UsageError
+from engines import EngineError
+from engines.openvino_engine import OpenVINORunner
+from rtbg.errors import MattingError, UsageError
+from rtbg.frame import Frame
 from rtbg.options import Options, size_of
+from rtbg.webcam import matting_factory
+from tests.live_parts import COLOR, H, W, flat, info_at, ones
+from tests.live_parts import Engine as Plain
 from tests.media import make_video, read_video
 
 RTBG = [sys.executable, "-m", "rtbg"]
@@ -185,6 +191,69 @@ def test_without_any_device(clip: Path) -> None:
         assert done.returncode == 1 and "modprobe" in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
     examined = rtbg("--doctor")
     assert examined.returncode == 1 and "OpenVINO" in examined.stdout
+
+
+@pytest.mark.parametrize("size", [(640, 360), (360, 640)])
+def test_the_network_is_compiled_before_the_first_picture(
+    size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which takes seconds: not in the call. At another size too."""
+    compiled = []
+    inner = OpenVINORunner._compile
+
+    def compile_(self: OpenVINORunner, shapes: tuple[tuple[int, ...], ...]) -> object:
+        compiled.append(shapes)
+        return inner(self, shapes)
+
+    monkeypatch.setattr(OpenVINORunner, "_compile", compile_)
+    info = info_at(30, size)
+    matting = matting_factory(Options(engine="openvino", model="fast", threads=1), info)()
+    try:
+        before = list(compiled)
+        assert any(shapes[0][:2] == (1, 4) for shapes in before)
+        w, h = size
+        planes = tuple(np.full(s, 128, np.uint8) for s in ((h, w), (h // 2, w // 2), (h // 2, w // 2)))
+        assert matting.push(Frame(planes, 0, info.time_base, COLOR))
+        assert compiled == before
+    finally:
+        matting.engine.close()
+
+
+class Stateful(Plain):
+    """An engine with a past."""
+
+    def reset(self) -> None:
+        self.calls = 0
+
+
+def test_running_the_network_once_leaves_no_past(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor does it matter what it answers to a black picture, but failing does, and closes it."""
+    info = info_at(30)
+    opened: list[Stateful] = []
+    asked: list[np.ndarray] = []
+
+    def answer(frame: np.ndarray, n: int) -> object:
+        asked.append(frame.copy())
+        return ones() * np.nan if len(asked) == 1 else ones()
+
+    def load(*_: object, **__: object) -> Stateful:
+        opened.append(Stateful(answer))
+        return opened[-1]
+
+    monkeypatch.setattr("rtbg.webcam.load", load)
+    matting = matting_factory(Options(), info)()
+    assert len(asked) == 1 and opened[0].calls == 0
+    assert asked[0].shape == (1, 4, H, W) and not asked[0].any()
+    ((_, alpha),) = matting.push(Frame(flat(120), 0, info.time_base, COLOR))
+    assert alpha.min() == 255 and not asked[1][0, 3].any()
+
+    def lost(frame: np.ndarray, n: int) -> object:
+        raise EngineError("the device is lost")
+
+    monkeypatch.setattr("rtbg.webcam.load", lambda *_, **__: opened.append(Stateful(lost)) or opened[-1])
+    with pytest.raises(MattingError, match="the device is lost"):
+        matting_factory(Options(), info)()
+    assert [engine.closed for engine in opened] == [0, 1]
 
 
 def test_options_of_live_mode() -> None:
