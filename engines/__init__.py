@@ -97,7 +97,8 @@ def load(
 ) -> Engine:
     """Opens a shipped model (see `available_models`) or an ONNX file: one of the shipped models' signature (see
     `ModelSpec`), a segmenter, or a recurrent mattor (then a `StatefulEngine`); see `engines.signature`. What is
-    guessed about a file is logged as information on the logger "engines".
+    guessed about a file is logged as information on the logger "engines"; of a segmenter without a card in short as a
+    warning too.
 
     engine: "auto", "tensorrt", "openvino", "onnxruntime" or "torch". "auto" takes the first that works here: torch on
     a GPU, OpenVINO, ONNX Runtime, torch on the CPU; why one on the CPU was skipped is logged as a warning on the logger
@@ -162,12 +163,16 @@ def _first_that_works(spec: ModelSpec, device: str, options: Mapping[str, Any]) 
 
 
 def _open(make: Callable[..., Runner], spec: ModelSpec, options: Mapping[str, Any], *, follow: bool = False) -> Engine:
-    """follow: by TensorRT, where that is to be had."""
-    runner = _run_eight_bits(make, spec, options) or make(spec, **options)
+    """follow: by TensorRT, where that is to be had. A file whose card holds no checksum is run once, but not by
+    TensorRT, which would compile for minutes, perhaps for a size that nobody wants."""
+    runner = plain = _run_eight_bits(make, spec, options) or make(spec, **options)
     try:
         if follow:
-            runner = with_tensorrt(runner, spec, options["precision"])
-        return adapt(spec, runner)
+            runner = with_tensorrt(plain, spec, options["precision"])
+        engine = adapt(spec, runner)
+        if "sha256" not in spec.card and engine.spec.kind != "segmenter" and plain.name != "tensorrt":
+            engine.try_out(plain)
+        return engine
     except BaseException:
         runner.close()
         raise

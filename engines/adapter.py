@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from engines.errors import EngineError
+import numpy as np
+
+from engines.errors import EngineError, ModelError
 from engines.runner import Runner
 from engines.spec import Array, ModelSpec, check_frame
 
@@ -37,14 +39,31 @@ class Adapter:
         """See `engines.Engine.close`."""
         self._runner.close()
 
+    def try_out(self, runner: Runner) -> None:
+        """Runs the network once at its first size, by this runner: for files that nobody vouches for. Raises
+        EngineError where that fails, ModelError where the answer is no matte."""
+        width, height = self.spec.sizes[0]
+        own, self._runner = self._runner, runner
+        try:
+            self._answer(np.zeros((1, 4, height, width), np.float32))
+        except ModelError:
+            raise
+        except EngineError as exc:
+            card = self.spec.path.with_suffix(".json").name
+            raise EngineError(
+                f"{self.spec.path} was tried at {width}x{height}: {exc}, or name sizes that it takes in {card}"
+            ) from exc
+        finally:
+            self._runner = own
+
     def _answer(self, frame: Array) -> Array:
         """float32 (1, 1, H, W) for a frame (1, 4, H, W) of the right kind."""
         raise NotImplementedError
 
     def _check_alpha(self, alpha: Array, frame: Array) -> Array:
-        """The alpha of a network that answers at its input's size. Raises EngineError for another."""
+        """The alpha of a network that answers at its input's size. Raises ModelError for another."""
         if alpha.shape != (1, 1, *frame.shape[2:]):
-            raise EngineError(f"{self.spec.path} gives {alpha.shape} for {frame.shape}: it must give (1, 1, H, W)")
+            raise ModelError(f"{self.spec.path} gives {alpha.shape} for {frame.shape}: it must give (1, 1, H, W)")
         return alpha
 
 

@@ -12,10 +12,15 @@ logger = logging.getLogger("engines")
 MOST_THREADS = 4
 
 
+def cores() -> int:
+    """Processor cores that this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)  # Linux only
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
 def default_threads() -> int:
     """Cores this process may use, 4 at most."""
-    affinity = getattr(os, "sched_getaffinity", None)  # Linux only
-    return min(MOST_THREADS, len(affinity(0)) if affinity else os.cpu_count() or 1)
+    return min(MOST_THREADS, cores())
 
 
 def calm_openmp() -> None:

@@ -52,6 +52,11 @@ class Recurrent(Adapter):
         """See `engines.StatefulEngine.reset`."""
         self._states = None
 
+    def try_out(self, runner: Runner) -> None:
+        """See `engines.adapter.Adapter.try_out`. Leaves no past."""
+        super().try_out(runner)
+        self.reset()
+
     def _answer(self, frame: Array) -> Array:
         if self._states is None or frame.shape != self._size:
             self._states, self._size = self._empty, frame.shape

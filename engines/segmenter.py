@@ -1,7 +1,7 @@
 """Other people's segmenters: one picture in, a matte or a score for each pixel out.
 
 What a file's signature leaves open is read from its card, FILE.json beside FILE.onnx, else guessed; what was guessed
-is logged as information. Keys of the card, all optional:
+is logged as information, and in short as a warning where there is no card. Keys of the card, all optional:
 
     sizes       [[width, height], ...]  sizes to run at, where the file leaves them free
     layout      "nchw" or "nhwc"        of the input; else from where its 3 channels are
@@ -93,6 +93,15 @@ class Segmenter(Adapter):
             "card" if given else "guessed",
             f"; the first of {len(runner.outputs)} outputs" if len(runner.outputs) > 1 else "",
         )
+        if not spec.card:
+            logger.warning(
+                "%s has no card: it is assumed to take %s, activation %s; if the matte is wrong, name scale, mean, "
+                'std, colors or activation in %s beside it, if not, put {"scale": 1} there',
+                spec.path,
+                takes,
+                self._activation,
+                spec.path.with_suffix(".json").name,
+            )
 
     def _answer(self, frame: Array) -> Array:
         scores = self._scores(frame)

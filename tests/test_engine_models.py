@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -72,9 +73,30 @@ def test_other_signature(engine, options, says, tmp_path):
 @pytest.mark.parametrize("engine", ENGINES)
 def test_half_size_answer_with_free_sides(engine, tmp_path):
     """Only running it shows that this network answers another size."""
-    loaded = load(make_network(tmp_path / "half.onnx", stride=2), engine=engine)
     with pytest.raises(EngineError, match=r"it must give \(1, 1, H, W\)") as info:
-        loaded.infer({"frame": noise(loaded.spec.sizes[0])})
+        load(make_network(tmp_path / "half.onnx", stride=2), engine=engine)
+    one_line(info)
+
+
+@pytest.mark.parametrize("engine", [*ENGINES, "auto"])
+def test_a_shipped_graph_without_its_card_runs(engine, tmp_path):
+    """At the sizes of the model that ships it: each is one that its halvings take."""
+    path = shutil.copy(engines.spec.MODELS / "balanced.onnx", tmp_path / "mine.onnx")
+    loaded = load(path, engine=engine, precision="f32")
+    assert loaded.spec.sizes == engines.spec.find_model("balanced").sizes
+    for size in loaded.spec.sizes:
+        assert loaded.infer({"frame": noise(size)})["alpha"].shape == (1, 1, size[1], size[0])
+    loaded.close()
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_file_that_does_not_run_is_refused_at_once(engine, tmp_path):
+    path = Path(shutil.copy(engines.spec.MODELS / "balanced.onnx", tmp_path / "mine.onnx"))
+    path.with_suffix(".json").write_text(json.dumps({"sizes": [[320, 176]]}))
+    with pytest.raises(
+        EngineError, match=r"mine\.onnx was tried at 320x176: .*sizes that it takes in mine\.json"
+    ) as info:
+        load(path, engine=engine, precision="f32")
     one_line(info)
 
 
@@ -84,7 +106,7 @@ def test_file_without_card(engine, tmp_path):
     assert free.spec.sizes == engines.signature.DEFAULT_SIZES
     fixed = load(str(make_network(tmp_path / "fixed.onnx", side=(32, 64))), engine=engine, precision="f32")
     assert fixed.spec.sizes == ((64, 32),)
-    for loaded, size in ((free, (176, 320)), (fixed, (64, 32))):
+    for loaded, size in ((free, (224, 384)), (fixed, (64, 32))):
         frame = noise(size)
         np.testing.assert_allclose(loaded.infer({"frame": frame})["alpha"], expected(frame), atol=1e-5)
 

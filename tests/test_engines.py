@@ -136,7 +136,7 @@ def test_shipped_model(model):
     assert first.spec.card["name"] == model
     assert "sha256" in first.spec.card
     for width, height in first.spec.sizes:
-        assert width % 16 == height % 16 == 0
+        assert width % 32 == height % 32 == 0
         y, x = np.mgrid[0:height, 0:width].astype(np.float32)
         frame = np.zeros((1, 4, height, width), np.float32)
         frame[0, :3] = 0.4 + 0.3 * np.sin(x / 9) * np.cos(y / 13)
@@ -149,10 +149,10 @@ def test_shipped_model(model):
 
 def test_nearest_size():
     sizes = engines.signature.DEFAULT_SIZES
-    assert nearest_size(sizes, 1920, 1080) == (320, 176)
-    assert nearest_size(sizes, 640, 480) == (272, 208)
-    assert nearest_size(sizes, 500, 510) == (240, 240)
-    assert nearest_size(sizes, 1080, 1920) == (176, 320)
+    assert nearest_size(sizes, 1920, 1080) == (384, 224)
+    assert nearest_size(sizes, 640, 480) == (320, 256)
+    assert nearest_size(sizes, 500, 510) == (288, 288)
+    assert nearest_size(sizes, 1080, 1920) == (224, 384)
 
 
 # ---- the cache folder
@@ -173,7 +173,7 @@ def test_cache_tells_networks_of_one_shape_apart(tmp_path):
     """Same name, same graph, other weights: as after a new training."""
     for seed in (0, 1, 0):
         path = make_network(tmp_path / "net.onnx", seed=seed)
-        frame = noise((240, 240))
+        frame = noise((288, 288))
         alpha = load(path, engine="openvino", precision="f32").infer({"frame": frame})["alpha"]
         np.testing.assert_allclose(alpha, expected(frame, seed), atol=1e-5)
 

@@ -4,14 +4,13 @@ exports runs in the engines."""
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
+from training_parts import make_data, python
 
 torch = pytest.importorskip("torch", reason="torch is not installed: pip install 'rtbg[train]'")
 pytest.importorskip("matplotlib", reason="matplotlib is not installed: pip install 'rtbg[train]'")
@@ -24,37 +23,7 @@ from training.model import UNet, UNetConfig, count_macs  # noqa: E402
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Discs on noise: "people" that a network could learn."""
-    root = tmp_path_factory.mktemp("data")
-    rng = np.random.default_rng(0)
-    for folder, names in {
-        "person/train": ["sup0", "sup1", "pic0", "cel0"],
-        "person/val": ["sup9", "pic9"],
-        "alpha/train": ["ais0"],
-        "alpha/val": ["ais9"],
-    }.items():
-        for kind in ("images", "masks"):
-            (root / folder / kind).mkdir(parents=True)
-        for name in names:
-            image = rng.integers(0, 90, (120, 160, 3), dtype=np.uint8)
-            mask = np.zeros((120, 160), np.uint8)
-            cv2.circle(mask, (int(rng.integers(50, 110)), 60), 30, 255, -1)
-            image[mask > 0] += 120
-            cv2.imwrite(str(root / folder / "images" / f"{name}.webp"), image)
-            cv2.imwrite(str(root / folder / "masks" / f"{name}.png"), mask)
-    (root / "backgrounds").mkdir()
-    for k in range(2):
-        cv2.imwrite(str(root / "backgrounds" / f"room{k}.webp"), rng.integers(0, 255, (90, 90, 3), dtype=np.uint8))
-    return root
-
-
-def python(*args: object) -> str:
-    env = os.environ | {"OMP_NUM_THREADS": "2"}
-    done = subprocess.run(
-        [sys.executable, "-m", *map(str, args)], capture_output=True, text=True, env=env, cwd=Path(__file__).parents[1]
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    return make_data(tmp_path_factory.mktemp("data"))
 
 
 def python_code(code: str, *args: str) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import onnx
 import pytest
 from networks import ENGINES, make_mattor, make_segmenter, noise, one_line, save, segmenter_logits
 from onnx import TensorProto
@@ -136,6 +137,32 @@ def test_card_names_the_activation(out, activation, expected, tmp_path):
     path = card(make_segmenter(tmp_path / "seg.onnx", out=out, last=None), sizes=[SIZE], activation=activation)
     frame = picture()
     check_alpha(load(path, precision="f32"), frame, expected(segmenter_logits(frame[0, :3], out)))
+
+
+def test_without_a_card_what_is_assumed_is_a_warning(tmp_path, caplog):
+    path = make_segmenter(tmp_path / "seg.onnx", last=None)
+    load(path).close()
+    (text,) = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+    assert "\n" not in text
+    assert "assumed to take RGB in 0..1, activation sigmoid" in text
+    assert "scale, mean, std, colors or activation in seg.json" in text
+    caplog.clear()
+    card(path, scale=1)
+    load(path).close()
+    assert not [r for r in caplog.records if r.levelno >= logging.WARNING]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_mattor_that_does_not_run_is_refused_at_once(engine, tmp_path):
+    """One whose matte is of half the size, which its file does not say."""
+    path = card(make_mattor(tmp_path / "mattor.onnx"), sizes=[SIZE])
+    model = onnx.load(path)
+    (matte,) = [n for n in model.graph.node if "pha" in n.output]
+    matte.CopyFrom(oh.make_node("Identity", ["r1o"], ["pha"]))
+    onnx.save(model, path)
+    with pytest.raises(EngineError, match=r"it must give \(1, 1, H, W\)") as info:
+        load(path, engine=engine)
+    one_line(info)
 
 
 def test_free_sizes_without_a_card(tmp_path):

@@ -2,7 +2,7 @@
 
     python -m training.export --data PATH --checkpoint runs/NAME/best.pt --name balanced --out engines/models
 
-The graph's height and width are free (multiples of 16); the card lists the sizes that engines compile. The
+The graph's height and width are free (multiples of 32); the card lists the sizes that engines compile. The
 figures on the card are measured here, on the exported graph run by ONNX Runtime in fp32.
 """
 
@@ -28,6 +28,7 @@ from training.data import pairs
 from training.evaluate import Score, load_validation, predict, score, summarize
 from training.lite import LiteConfig, LiteUNet
 from training.model import UNet, count_macs
+from training.split import held_out
 
 # What each group of training pictures is, under which terms, and what it is for.
 GROUPS = {
@@ -49,10 +50,10 @@ people."""
 
 
 def describe_data(data: Path) -> list[str]:
-    """One line per group of pictures, with how many there are."""
+    """One line per group of pictures, with how many of them are trained on."""
     stems = [i.stem[:3] for folder in ("person", "alpha") for i, _ in pairs(data / folder / "train")]
     lines = [f"{stems.count(group)} pictures of {what}" for group, what in GROUPS.items()]
-    scenes = len(list((data / "backgrounds").glob("*.webp")))
+    scenes = sum(not held_out(p.stem) for p in (data / "backgrounds").glob("*.webp"))
     return [*lines, f"{scenes} backgrounds without people (research-only or mixed): scenes to composite on"]
 
 

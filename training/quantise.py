@@ -6,7 +6,8 @@ Quantised after training (Q/DQ nodes; activations unsigned, one scale each, filt
 ranges from augmented training pictures: encoder and decoder. The stem, which sees the past beside the picture, and the
 head, whose steps would be seen in the matte (a 256th of its logits' range is 0.04 of alpha), stay in fp32. The rule:
 it is added to the card, and with it becomes what CPUs use, only if mean IoU falls by no more than 0.003 and no MAD
-rises by more than 3 %.
+rises by more than 3 %. Other models that are the same graph at other sizes have to be measured with a new file too:
+until then their cards name none.
 
 CPUs without VNNI add two products in 16 bits, where they overflow: there the loss is some 0.05 of IoU, so `engines`
 asks the machine first, with `probe.onnx`, which is made here too.
@@ -147,6 +148,27 @@ def holds(before: dict[str, float], after: dict[str, float]) -> list[str]:
     return faults + [f"{k} grows to {v:.3f} of what it was" for k, v in grown.items() if v > WORST_MAD]
 
 
+def digest(path: Path) -> str:
+    """The checksum of a file as the cards name it; empty where there is none."""
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else ""
+
+
+def describes(card: dict[str, Any], graph: Path, eight: Path) -> bool:
+    """Whether a card is of this graph, as it is now, and its 8-bit graph is that file, as it is now."""
+    named = (card.get("int8") or {}).get("sha256")
+    return card.get("graph") == graph.name and card.get("sha256") == digest(graph) and named == digest(eight)
+
+
+def forget(graph: Path, eight: Path) -> None:
+    """Takes the 8-bit graph off the cards of all models of this graph where it is not the file `eight`."""
+    for path in sorted(graph.parent.glob("*.json")):
+        card = json.loads(path.read_text())
+        if card.get("graph") == graph.name and "int8" in card and not describes(card, graph, eight):
+            del card["int8"]
+            path.write_text(json.dumps(card, indent=1) + "\n")
+            print(f"{path.name} names no 8-bit graph now: python -m training.quantise --data PATH --name {path.stem}")
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -156,28 +178,39 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     card_path = args.out / f"{args.name}.json"
     card = json.loads(card_path.read_text())
-    card.pop("int8", None)
     path = args.out / card["graph"]
-    target = path.with_suffix(".int8.onnx")
+    target = made = path.with_suffix(".int8.onnx")
     sizes = [tuple(s) for s in card["sizes"]]
     own = path.stem == args.name  # else the file is that of another model, whose network it is at other sizes
-    if own:
-        quantise(path, target, args.data, sizes[0])
-        write_probe(args.out / "probe.onnx")
-    validation = load_validation(args.data)
-    before = summarize(evaluate(OnnxModel(path), validation, sizes))
-    after = summarize(evaluate(OnnxModel(target), validation, sizes))
-    for key, value in before.items():
-        print(f"{key:10s} {value:.5f} {after[key]:.5f}")
-    if faults := holds(before, after):
+    try:
         if own:
-            target.unlink()
-        card_path.write_text(json.dumps(card, indent=1) + "\n")
+            made = target.with_suffix(".new.onnx")
+            quantise(path, made, args.data, sizes[0])
+            write_probe(args.out / "probe.onnx")
+        validation = load_validation(args.data)
+        before = summarize(evaluate(OnnxModel(path), validation, sizes))
+        after = summarize(evaluate(OnnxModel(made), validation, sizes))
+        for key, value in before.items():
+            print(f"{key:10s} {value:.5f} {after[key]:.5f}")
+        faults = holds(before, after)
+        if not faults:
+            forget(path, made)  # before the file is another, so that no card ever names one that is not there
+            made.replace(target)
+    finally:
+        if made != target:
+            made.unlink(missing_ok=True)
+    if faults:
+        if own:
+            forget(path, target)
+            if not any(describes(json.loads(p.read_text()), path, target) for p in args.out.glob("*.json")):
+                target.unlink(missing_ok=True)
+        else:
+            card.pop("int8", None)
+            card_path.write_text(json.dumps(card, indent=1) + "\n")
         raise SystemExit(f"not kept: {', '.join(faults)}")
-    digest = hashlib.sha256(target.read_bytes()).hexdigest()
     card["int8"] = {
         "file": target.name,
-        "sha256": digest,
+        "sha256": digest(target),
         "metrics": after,
         "made_with": f"onnxruntime {onnxruntime.__version__}",
     }

@@ -4,9 +4,10 @@
 
 A run is measured in time (`--hours`) or in epochs (`--epochs`); the learning rate's cosine and the growth of
 the pictures follow the share of it that is done. Started again with the same --out it goes on where it was
-(also after a kill). What it leaves in --out: `last.pt` (everything, to resume), `best.pt` with `best.json`
-(fp16 weights of the moving average with the best validation IoU, and readable configuration and figures),
-`history.json`, `curve.png`, `sheet.jpg` (worst and random predictions of the last epoch).
+(after SIGKILL where it was at most five minutes before). What it leaves in --out: `last.pt` (everything, to
+resume), `best.pt` with `best.json` (fp16 weights of the moving average with the best validation IoU, and
+readable configuration and figures), `history.json`, `curve.png`, `sheet.jpg` (worst and random predictions of
+the last epoch).
 
 Memory: the decoded pictures, about 3 GB, shared by the loader's workers.
 """
@@ -17,13 +18,14 @@ import argparse
 import ctypes
 import json
 import math
-import os
+import signal
 import sys
 import time
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import cv2
@@ -33,6 +35,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from engines.machine import cores
 from training.checkpoint import command, history_of, load_checkpoint, save_best
 from training.config import PRESETS, TrainConfig, build
 from training.data import CALM, Batches, SampleMaker, load_backgrounds, load_people
@@ -43,6 +46,7 @@ from training.model import count_macs
 from training.sheets import draw_curve, draw_sheet
 
 PAUSE = 60.0  # seconds: no step takes that long
+SAVE_EVERY = 300.0  # seconds of training
 HOURS = 1.25  # of a run of which nothing else is said, on one CPU core
 # (share of the run at which the stage begins, scale of the sizes): most of what is learnt is learnt cheaply small.
 STAGES = ((0.0, 0.6), (0.45, 0.8), (0.72, 1.0))
@@ -111,6 +115,7 @@ class Run:
     def __init__(self, config: TrainConfig, out: Path, device: str, teacher: nn.Module | None = None) -> None:
         torch.manual_seed(config.seed)
         self.config, self.out, self.device, self.teacher = config, out, device, teacher
+        self.kind = torch.device(device).type
         self.model = build(config.model).to(device)
         self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = Average(self.model, config.ema)
@@ -120,7 +125,7 @@ class Run:
         groups = [{"params": new, "scale": 1.0}, {"params": known, "scale": config.encoder_rate}]
         self.optimizer = torch.optim.AdamW(groups, lr=config.rate, weight_decay=config.weight_decay)
         self.rng = np.random.default_rng(config.seed)
-        self.spent = 0.0  # seconds of training
+        self.spent = self.saved = 0.0  # seconds of training, in all and until the last save
         self.history: list[dict[str, Any]] = []
         last = out / "last.pt"
         self.resumed = last.exists()
@@ -132,8 +137,10 @@ class Run:
             self.optimizer.load_state_dict(state["optimizer"])
             for group, now in zip(self.optimizer.param_groups, groups, strict=True):
                 group["scale"] = now["scale"]
-            self.spent = state["spent"]
-            self.history = json.loads((out / "history.json").read_text())
+            self.spent = self.saved = state["spent"]
+            if "rng" in state:
+                self.rng.bit_generator.state = json.loads(state["rng"])
+            self.history = json.loads(state.get("history") or (out / "history.json").read_text())
             print(f"resumed after {self.spent / 60:.0f} min, {len(self.history)} epochs", flush=True)
 
     def begin(self, weights: dict[str, Tensor]) -> None:
@@ -158,18 +165,22 @@ class Run:
                     part.eval()
 
     def save(self) -> None:
-        """Everything needed to go on."""
+        """Everything needed to go on, in one file; the history in one of its own too, for people."""
+        history = json.dumps(self.history, indent=1)
         state = {
             "model": self.model.state_dict(),
             "average": self.average.model.state_dict(),
             "average_steps": self.average.steps,
             "optimizer": self.optimizer.state_dict(),
             "spent": self.spent,
+            "rng": json.dumps(self.rng.bit_generator.state),
+            "history": history,
         }
         torch.save(state, self.out / "last.pt.new")
         (self.out / "last.pt.new").replace(self.out / "last.pt")
-        (self.out / "history.json.new").write_text(json.dumps(self.history, indent=1))
+        (self.out / "history.json.new").write_text(history)
         (self.out / "history.json.new").replace(self.out / "history.json")
+        self.saved = self.spent
 
     def step(self, batch: Tensor, rate: float, own_past: bool) -> float:
         """One optimizer step on a uint8 (N, 5, H, W) batch; returns the loss."""
@@ -182,18 +193,18 @@ class Run:
             half = x[: len(x) // 2]
             self.model.eval()
             for _ in range(int(self.rng.integers(1, 4))):
-                with torch.no_grad(), torch.autocast(self.device, torch.bfloat16):
+                with torch.no_grad(), torch.autocast(self.kind, torch.bfloat16):
                     answer = self.model(half).float()
                 dy, dx = (int(d) for d in self.rng.integers(-2, 3, 2))
                 half[:, 3:] = torch.roll(answer, (dy, dx), (2, 3))
             self.learn()
-        with torch.autocast(self.device, torch.bfloat16):
+        with torch.autocast(self.kind, torch.bfloat16):
             logits = self.model(x)
         loss = matting_loss(logits, data[:, 4:])
         if self.teacher is not None:
             size = [-(-s // 32) * 32 for s in x.shape[2:]]
             seen = F.interpolate(x, size, mode="bilinear") if size != list(x.shape[2:]) else x
-            with torch.no_grad(), torch.autocast(self.device, torch.bfloat16):
+            with torch.no_grad(), torch.autocast(self.kind, torch.bfloat16):
                 answer = F.interpolate(self.teacher(seen).float(), x.shape[2:], mode="bilinear")
             loss = loss + self.config.distill * (matting_loss(logits, answer) - loss)
         for group in self.optimizer.param_groups:
@@ -218,9 +229,9 @@ def train(
     teacher: Path | None = None,
     masks: Path | None = None,
 ) -> None:
-    """Runs to the end of its hours or epochs. Ctrl-C and errors leave a checkpoint to resume from; `init` is a
-    `best.pt` whose weights a new run begins with, `teacher` one whose mattes are learnt beside the true ones
-    (distillation, Hinton et al. 2015), `masks` a folder of refined masks (`training.refine`)."""
+    """Runs to the end of its hours or epochs. Ctrl-C, SIGTERM (which `main` sees to) and errors leave a checkpoint to
+    resume from; `init` is a `best.pt` whose weights a new run begins with, `teacher` one whose mattes are learnt beside
+    the true ones (distillation, Hinton et al. 2015), `masks` a folder of refined masks (`training.refine`)."""
     out.mkdir(parents=True, exist_ok=True)
     keep_memory()
     cv2.setNumThreads(0)  # before the loader's workers are forked: they would wait for threads they do not have
@@ -238,10 +249,9 @@ def train(
     print(f"{len(maker.people)} people, {len(maker.scenes)} scenes, {parameters / 1e6:.2f} M parameters, "
           f"{macs / 1e6:.0f} M multiply-adds at {config.sizes[0]}", flush=True)  # fmt: skip
     steps = config.epoch_pictures // config.batch
-    workers = max(1, len(os.sched_getaffinity(0)))
     how: dict[str, Any] = {
         "commands": [*history_of(init), command(config, hours, epochs, init, teacher, masks)],
-        "device": torch.cuda.get_device_name() if device == "cuda" else f"{torch.get_num_threads()} CPU cores",
+        "device": torch.cuda.get_device_name(device) if run.kind == "cuda" else f"{torch.get_num_threads()} CPU cores",
     }
     best = max((h["iou"] for h in run.history), default=0.0)
 
@@ -258,7 +268,7 @@ def train(
                 made = SampleMaker(maker.people, maker.scenes, CALM) if last else maker
                 sizes = stage_sizes(config, stage)
                 source = Batches(made, config.batch, sizes, config.seed + 1000 * len(run.history))
-                loader = iter(DataLoader(source, batch_size=None, num_workers=workers, prefetch_factor=4))
+                loader = iter(DataLoader(source, batch_size=None, num_workers=cores(), prefetch_factor=4))
                 print("sizes", sizes, flush=True)
             assert loader is not None
             run.learn()
@@ -269,6 +279,8 @@ def train(
                 began = time.monotonic()
                 losses.append(run.step(next(loader), learning_rate(config, share), own))
                 run.spent += min(time.monotonic() - began, PAUSE)  # what was stopped and went on did not train
+                if run.spent >= run.saved + SAVE_EVERY:
+                    run.save()
                 if hours and (done() >= 1 or stage_of(config, done()) != stage):
                     break
             seconds = time.monotonic() - start
@@ -292,6 +304,11 @@ def train(
     except BaseException:
         run.save()
         raise
+
+
+def end(number: int, _frame: FrameType | None) -> None:
+    """A signal's handler: ends the program as if it had been told to by itself, so that the run is saved."""
+    raise SystemExit(128 + number)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -341,6 +358,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         also=tuple(args.also),
         hold_norms=args.hold_norms,
     )
+    if not 0 < config.batch <= config.epoch_pictures:
+        parser.error(f"an epoch of --epoch-pictures {config.epoch_pictures} holds no --batch of {config.batch}")
+    signal.signal(signal.SIGTERM, end)
     train(
         config,
         args.data,
