@@ -74,14 +74,16 @@ class Swapping:
         if coming.taken is not None:
             try:
                 return self._run(coming.taken, feeds, wanted)
-            except EngineError as exc:
+            except (KeyboardInterrupt, SystemExit):
+                raise
+            except BaseException as exc:  # whatever it is: the first can go on. Some extensions raise beside Exception.
                 self.leave(shapes, exc)
                 coming.close()
         out = self._run(self.first, feeds, wanted)
         coming.offer(feeds, wanted, out, self.first.device)
         return out
 
-    def leave(self, shapes: tuple[tuple[int, ...], ...], reason: EngineError) -> bool:
+    def leave(self, shapes: tuple[tuple[int, ...], ...], reason: BaseException) -> bool:
         """Has the first runner take over again from the second, which failed, and says so; False where there is no
         second. The second is freed by `close` at the latest: its work may still be under way."""
         coming = self._next.get(shapes)
@@ -89,7 +91,7 @@ class Swapping:
             return False
         coming.left, coming.taken = coming.taken, None
         self.name, self.device = self.first.name, self.first.device
-        logger.warning("%s takes over again: %s", self.device, reason)
+        logger.warning("%s takes over again: %s", self.device, _said(reason))
         return True
 
     def close(self) -> None:
@@ -146,9 +148,11 @@ class _Next:
             apart = difference(ready.run(feeds, wanted[:1])[0], out[0])
             if not apart <= TOLERANCE:
                 raise EngineError(f"its matte of the live picture differs by {apart:.3f}, more than {TOLERANCE}")
-        except EngineError as exc:
-            logger.warning("%s goes on, %s is not taken: %s", device, ready.device, exc)
+        except BaseException as exc:  # as in `Swapping.run`
             ready.close()
+            if isinstance(exc, (KeyboardInterrupt, SystemExit)):
+                raise
+            logger.warning("%s goes on, %s is not taken: %s", device, ready.device, _said(exc))
             return
         self.taken = ready
         logger.info("%s runs the network from here on, before it was %s", ready.device, device)
@@ -174,15 +178,19 @@ class _Next:
             apart = difference(runner.run(portrait, wanted)[0], answer)
             if not apart <= TOLERANCE:
                 raise EngineError(f"its matte of the test portrait differs by {apart:.3f}, more than {TOLERANCE}")
-        except Exception as exc:
+        except BaseException as exc:  # as in `Swapping.run`; and here nobody else would tell of it
             if not self._cancelled.is_set():
                 what = "the compiled network" if runner is None else runner.device
-                said = str(exc) if isinstance(exc, EngineError) else short_reason(exc)
-                logger.warning("%s is not taken: %s", what, said)
+                logger.warning("%s is not taken: %s", what, _said(exc))
             if runner is not None:
                 runner.close()
             return
         self._ready = runner
+
+
+def _said(exc: BaseException) -> str:
+    """One line of why a runner failed."""
+    return str(exc) if isinstance(exc, EngineError) else short_reason(exc)
 
 
 def difference(one: Array, other: Array) -> float:

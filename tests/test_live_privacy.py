@@ -4,6 +4,7 @@ The camera of these tests shows one colour that nothing else has; the background
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +15,11 @@ import cv2
 import numpy as np
 import pytest
 
+import engines.swap
+from engines import EngineError
+from engines.signature import adapt
+from engines.spec import ModelSpec
+from engines.swap import Swapping
 from rtbg.backdrop import Backdrop
 from rtbg.clock import POLICIES
 from rtbg.composite import black_planes, composite
@@ -22,7 +28,22 @@ from rtbg.frame import Frame
 from rtbg.live import Output, Swap, run_live
 from rtbg.matting import RAW, Matting, Refinement
 from rtbg.stats import Stats, Stop
-from tests.live_parts import COLOR, FAULTS, Camera, Engine, H, Opener, Recording, Steps, W, flat, hang, ones, zeros
+from tests.live_parts import (
+    COLOR,
+    FAULTS,
+    Camera,
+    Engine,
+    H,
+    Opener,
+    Recording,
+    Runner,
+    Steps,
+    W,
+    flat,
+    hang,
+    ones,
+    zeros,
+)
 
 ROOM = (90, 54, 240)  # Y, U, V: a red that only the camera shows
 
@@ -122,8 +143,8 @@ class Play:
         return stats
 
 
-def check(play: Play, stats: Stats) -> None:
-    """Every picture at every sink is the background or black, to the last sample."""
+def hidden(play: Play) -> int:
+    """Every picture at every sink is the background or black, to the last sample; how many are black."""
     background = play.backdrop.card()
     black = black_planes(Frame(background, 0, play.camera.info.time_base, COLOR))
     for sink in (*play.camera_sinks, play.recorder):
@@ -135,8 +156,11 @@ def check(play: Play, stats: Stats) -> None:
                 all(np.array_equal(p, q) for p, q in zip(frame.planes, allowed, strict=True))
                 for allowed in (background, black)
             )
-    darkness = sum(frame.planes[0].max() == 16 for frame in play.camera_sinks[0].frames)
-    assert (darkness > 3) == (play.policy == "black")
+    return sum(frame.planes[0].max() == 16 for frame in play.camera_sinks[0].frames)
+
+
+def check(play: Play, stats: Stats) -> None:
+    assert (hidden(play) > 3) == (play.policy == "black")
     assert play.injected == 2 + 2 + 3 + 2
     assert stats.covered > 10, "the card before the start, and while the camera was gone"
 
@@ -155,6 +179,149 @@ def test_the_room_never_leaves(beach: Path, part: int, policy: str) -> None:
 def test_the_room_never_leaves_with_all_refinement(beach: Path) -> None:
     play = Play(beach, "freeze", FAULTS["NaN"], Refinement())
     check(play, play.run())
+
+
+# The swap that users run: a second runner, compiled meanwhile, takes over inside the engine (`engines.swap`).
+
+WRONG = FAULTS | {"nobody": zeros, "everybody": ones}
+LATER = 5  # the call of the second runner before which it was right: about the portrait, the live picture, and twice
+
+
+def blue(frame: np.ndarray, n: int = 0) -> np.ndarray:
+    """A matte of what is blue: somebody in the stored portrait, nobody in the room."""
+    return (frame[:, 2:3] > 0.5).astype(np.float32)
+
+
+class Takeover(Play):
+    """One run whose second runner is wrong from its call `since` on, `count` times: 1 is about the stored portrait, 2
+    about the live picture it is checked with, and from 3 on it has taken over."""
+
+    def __init__(self, beach: Path, policy: str, name: str, since: int, count: int) -> None:
+        super().__init__(beach, policy, WRONG.get(name), RAW)
+        self.name, self.since, self.faulty = name, since, count
+        self.compiled = threading.Event()
+        self.firsts: list[Runner] = []
+        self.seconds: list[Runner] = []
+
+    def second(self, frame: np.ndarray, n: int) -> Any:
+        if n < self.since or not self.faulty:
+            return blue(frame)
+        self.faulty -= 1
+        self.injected += 1
+        if self.fault is not None:
+            return self.fault()
+        self.release.wait(0.35)
+        return blue(frame)
+
+    def opener(self, _shapes: object, cancelled: Callable[[], bool]) -> Runner:
+        while not self.compiled.wait(0.01):
+            if cancelled():
+                raise EngineError("cancelled")
+        self.seconds.append(Runner("the second", self.second))
+        return self.seconds[-1]
+
+    def open(self) -> Matting:
+        self.firsts.append(Runner("the first", blue))
+        spec = ModelSpec("test", Path("test.onnx"), ((W, H),))
+        return Matting(adapt(spec, Swapping(self.firsts[-1], self.opener)), self.camera.info, RAW)
+
+    @property
+    def fails(self) -> bool:
+        """Whether its fault is one that the swap itself sees in any call: it raises."""
+        return self.name in ("engine error", "bug", "not an Exception")
+
+    @property
+    def rejected(self) -> bool:
+        """Whether the check is to find the fault. That nobody is there is right about the room."""
+        return self.since <= 2 and self.name != "hang" and (self.name, self.since) != ("nobody", 2)
+
+    def run(self) -> Stats:
+        left = self.since > 2 and self.fails
+        ends = "the first" if left or self.rejected else "the second"
+
+        def well(stats: Stats) -> bool:
+            return not stats.trouble and stats.frames_out >= self.mark + 10
+
+        def over(stats: Stats) -> bool:
+            return bool(self.injected) and (left or not self.faulty) and stats.engine == ends
+
+        def go_on() -> None:
+            self.mark = self.steps.last.frames_out
+
+        self.steps = Last((well, self.compiled.set), (over, go_on), (well, self.stop.end), limit=40)
+        outputs = [Output(s) for s in self.camera_sinks] + [Output(self.recorder, clocked=False, required=False)]
+        stats = run_live(
+            self.camera,
+            self.open,
+            self.backdrop,
+            outputs,
+            on_failure=self.policy,
+            control=self.control,
+            stop=self.stop,
+            progress=self.steps,
+            patience=0.15,
+        )
+        assert not self.steps.steps
+        assert stats.engine == ends
+        assert all(runner.closed for runner in (*self.firsts, *self.seconds)), self.name
+        return stats
+
+
+class Last(Steps):
+    """Steps that keep what they were last called with."""
+
+    def __call__(self, stats: Stats) -> None:
+        self.last = stats
+        super().__call__(stats)
+
+
+def side_by_side(plays: list[Takeover]) -> None:
+    with ThreadPoolExecutor(6, thread_name_prefix="runs") as pool:
+        list(pool.map(Takeover.run, plays))
+
+
+@pytest.mark.parametrize("since", [1, 2], ids=["the portrait", "the live picture"])
+def test_a_second_runner_that_is_wrong_while_it_is_checked(
+    beach: Path, since: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The first goes on, and no picture is lost by it."""
+    names = [*WRONG, "hang"]
+    plays = [Takeover(beach, POLICIES[k % len(POLICIES)], name, since, 1) for k, name in enumerate(names)]
+    with caplog.at_level(logging.INFO):
+        side_by_side(plays)
+    for play in plays:
+        darkness = hidden(play)
+        assert not darkness or play.policy == "black"
+        assert play.injected == 1 and len(play.firsts) == len(play.seconds) == 1, play.name
+    assert "live: matting" not in caplog.text, "nothing came of it but a warning"
+    said = [r.getMessage() for r in caplog.records if "is not taken" in r.getMessage()]
+    assert len(said) == sum(play.rejected for play in plays)
+    assert all("the second is not taken: " in line and "\n" not in line for line in said)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_second_runner_that_is_wrong_once_it_has_taken_over(beach: Path, policy: str) -> None:
+    """The first takes over again, or, where it takes the matting to tell, both are opened anew meanwhile. That it sees
+    everybody where nobody is cannot be told by anyone: it is what a person in front of the camera looks like."""
+    plays = [Takeover(beach, policy, name, LATER, 5) for name in [*WRONG, "hang"] if name != "everybody"]
+    side_by_side(plays)
+    for play in plays:
+        darkness = hidden(play)
+        told = not play.fails and play.name not in ("nobody", "hang")
+        assert play.injected == (1 if play.fails else 5), play.name
+        assert (len(play.firsts) > 1) == told, play.name
+        if policy != "black":
+            assert not darkness
+        elif told:
+            assert darkness > 3, play.name
+
+
+def test_the_detector_sees_a_second_runner_that_is_wrong(beach: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """These tests can fail: without the check, the room is found."""
+    monkeypatch.setattr(engines.swap, "TOLERANCE", 2)
+    play = Takeover(beach, "card", "everybody", 3, 5)
+    play.run()
+    assert any(map(leaks, play.camera_sinks[0].frames)) and any(map(leaks, play.recorder.frames))
 
 
 def test_a_background_that_fails_shows_no_room(beach: Path) -> None:

@@ -3,17 +3,23 @@ machine of tests/camera_vm."""
 
 from __future__ import annotations
 
+import errno
 import os
+import struct
 import subprocess
 import sys
+from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 
 import av
 import numpy as np
 import pytest
 
-from rtbg import loopback
+from rtbg import loopback, v4l2
 from rtbg.errors import MissingDependency, OutputError, UsageError
+from rtbg.frame import LIMITED, SMPTE170M, Color, Frame
 from rtbg.sinks.virtual_camera import Packed, VirtualCamera
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="v4l2loopback is Linux's")
@@ -140,3 +146,164 @@ def test_without_pyvirtualcam_the_message_holds_the_command(tmp_path):
     )
     assert done.stdout.startswith(MissingDependency.__name__) and "pip install pyvirtualcam" in done.stdout
     assert done.stderr == ""
+
+
+class Kernel:
+    """A file that answers as a device of v4l2loopback does, since none is to be had here, and a pyvirtualcam that
+    opens it. All else is real: the lock on the file, who holds it, the bytes of the answers. `format` is what the
+    device gives (None: it does not say), `refuses` what pyvirtualcam says instead of opening it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.format: tuple[int, int, bytes] | None = (320, 240, b"YU12")
+        self.refuses: Exception | None = None
+        self.opened = self.closed = self.sent = 0
+        path.write_bytes(b"")
+
+    def ioctl(self, fd: int, request: int, data: bytes) -> bytes:
+        assert os.path.samestat(os.fstat(fd), self.path.stat())
+        if request == v4l2.QUERYCAP:
+            names = (b"v4l2 loopback".ljust(16, b"\0"), b"rtbg".ljust(32, b"\0"), b"platform:v4l2loopback-000")
+            return struct.pack("<16s32s32sIII12x", *names, 0x060100, v4l2.CAP_OUTPUT, 0)
+        if request == v4l2.G_FMT and self.format is not None:
+            width, height, code = self.format
+            pixels = struct.pack("<3I", width, height, int.from_bytes(code, "little"))
+            return data[:8] + pixels + data[8 + len(pixels) :]
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+    def camera(self, width: int, height: int, rate: float, **more: object) -> SimpleNamespace:
+        """`pyvirtualcam.Camera`."""
+        assert (width, height, rate) == (320, 240, 30) and more["device"] == str(self.path), more
+        if self.refuses is not None:
+            raise self.refuses
+        self.opened += 1
+        return SimpleNamespace(send=self.send, close=self.close)
+
+    def send(self, _picture: np.ndarray) -> None:
+        self.sent += 1
+
+    def close(self) -> None:
+        self.closed += 1
+
+    def open(self) -> VirtualCamera:
+        return VirtualCamera((320, 240), 30, device=str(self.path))
+
+
+@pytest.fixture
+def kernel(tmp_path, monkeypatch):
+    made = Kernel(tmp_path / "video")
+    module = SimpleNamespace(Camera=made.camera, PixelFormat=SimpleNamespace(I420="I420"))
+    monkeypatch.setitem(sys.modules, "pyvirtualcam", module)
+    monkeypatch.setattr(v4l2, "_ask", made.ioctl)
+    yield made
+    assert loopback.holders(str(made.path), own=True) == [], "let go"
+    assert made.opened == made.closed
+
+
+def refused(open_: Callable[[], object]) -> str:
+    with pytest.raises(OutputError) as caught:
+        open_()
+    text = str(caught.value)
+    assert "\n" not in text
+    return text
+
+
+READER = "import os, sys; fd = os.open(sys.argv[1], os.O_RDONLY); print('up', flush=True); sys.stdin.read()"
+
+
+@linux
+@pytest.mark.parametrize(
+    ("pinned", "advice"),
+    [
+        ((640, 480, b"YU12"), "end that program, or use --size 640x480"),
+        ((320, 240, b"YUYV"), "end that program"),
+        ((640, 480, b"YUYV"), "end that program"),
+    ],
+)
+def test_a_reader_that_pins_another_format_is_named(kernel, pinned, advice):
+    """At the start and, within a second, later; the size helps only where the pixels are ours."""
+    width, height, code = pinned
+    kernel.format = pinned
+    command = [sys.executable, "-c", READER, str(kernel.path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as reader:
+        assert reader.stdout.readline().strip() == "up"
+        who = f"a program that reads it ({loopback.holders(str(kernel.path))[0]})"
+        assert f"pid {reader.pid}" in who
+        held = f"{kernel.path} is held at {width}x{height} {code.decode()} by {who}, not 320x240: {advice}"
+        assert refused(kernel.open) == held
+        kernel.format = (320, 240, b"YU12")
+        camera = kernel.open()
+        show(camera)
+        kernel.format = pinned
+        assert refused(lambda: later(camera)) == held
+        camera.abort()
+        reader.stdin.close()
+    assert kernel.sent == 1, "nothing in a format that is not the device's"
+
+
+def show(camera: VirtualCamera) -> None:
+    camera.write(Frame(picture(320, 240), 0, Fraction(1, 30), Color(SMPTE170M, LIMITED)))
+
+
+def later(camera: VirtualCamera) -> None:
+    """Shows a picture a second after the last look at the device."""
+    camera._looked -= 2
+    show(camera)
+
+
+@linux
+def test_a_reader_that_is_not_seen_is_told_all_the_same(kernel):
+    """Another user's, whose processes we may not look into."""
+    kernel.format = (640, 480, b"YU12")
+    assert "is held at 640x480 YU12 by a program that reads it, not 320x240: end" in refused(kernel.open)
+
+
+@linux
+@pytest.mark.parametrize("answers", [(320, 240, b"YU12"), None])
+def test_our_own_format_and_none_are_well(kernel, answers):
+    """None: versions of the module that do not say."""
+    kernel.format = answers
+    camera = kernel.open()
+    show(camera)
+    later(camera)
+    assert kernel.sent == 2
+    camera.close()
+    camera.close()
+
+
+@linux
+def test_a_device_that_goes_is_told(kernel):
+    camera = kernel.open()
+    kernel.path.unlink()
+    assert "is gone: sudo modprobe v4l2loopback" in refused(lambda: later(camera))
+    camera.abort()
+    kernel.path.write_bytes(b"")
+
+
+@linux
+@pytest.mark.parametrize(
+    ("says", "told"),
+    [
+        ("Device /dev/video9 is already in use.", "another program writes to {}: end it, or name another with --vcam"),
+        (
+            "Virtual camera device /dev/video9 is not a video output device.",
+            "another program writes to {}: end it, or name another with --vcam",
+        ),
+        ("Device or resource busy", "another program writes to {}: end it, or name another with --vcam"),
+        ("not opened due to missing permissions. Did you", "no permission for {}: sudo usermod -aG video $USER"),
+        ("no memory\nfor buffers", "{} cannot be opened as a virtual camera: no memory for buffers"),
+    ],
+)
+@pytest.mark.parametrize("error", [RuntimeError, OSError])
+def test_what_pyvirtualcam_says_is_told_in_rtbgs_words(kernel, says, told, error):
+    kernel.refuses = error(says)
+    assert refused(kernel.open).startswith(told.format(kernel.path))
+
+
+@linux
+def test_pyvirtualcam_still_says_what_is_looked_for():
+    """Else its errors would reach the user as they are: the words are in its library."""
+    pyvirtualcam = pytest.importorskip("pyvirtualcam")
+    (library,) = Path(pyvirtualcam.__file__).parent.glob("_native_linux_v4l2loopback*.so")
+    data = library.read_bytes()
+    assert all(words in data for words in (b"in use", b"is not a video output device", b"permission"))
