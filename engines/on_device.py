@@ -52,7 +52,7 @@ class Lent:
         EngineError where there is no other."""
         try:
             return self._runner.tensors(frame)
-        except EngineError as exc:
+        except Exception as exc:  # torch's own errors too, such as of memory
             if self._capturing():  # it may only be that it cannot be captured: without a graph it goes on
                 raise
             swapping = self._swapping

@@ -102,7 +102,8 @@ def list_cameras(*, formats: bool = True) -> list[Camera]:
     cameras = []
     for index, device in enumerate(found):
         file = f"video={device.name}" if api == "dshow" else f"{device.name}:none"
-        cameras.append(Camera(device.description or device.name, file, index, api, bus=device.name))
+        bus = "" if api == "avfoundation" else device.name  # there a number, another one when a camera goes
+        cameras.append(Camera(device.description or device.name, file, index, api, bus=bus))
     return cameras
 
 
@@ -116,8 +117,11 @@ def find_camera(spec: str = "", cameras: Sequence[Camera] | None = None) -> Came
     if cameras is None:
         return with_formats(find_camera(spec, list_cameras(formats=not spec)))
     found = _meant(spec, cameras)
-    buses = {c.bus for c in cameras if c.name == found.name}
-    return replace(found, twins=tuple(sorted(buses - {found.bus, ""})))
+    same = [c for c in cameras if c.name == found.name]
+    buses = {c.bus for c in same if c.bus} - {found.bus}
+    if not found.bus and len({c.path for c in same if not c.bus}) > 1:
+        buses.add("")  # nothing tells them apart: none of them is taken again
+    return replace(found, twins=tuple(sorted(buses)))
 
 
 def find_again(camera: Camera, cameras: Sequence[Camera] | None = None) -> Camera | None:

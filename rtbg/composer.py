@@ -71,7 +71,7 @@ class Swap:
 
 class Composer:
     """Makes each picture's composite, or says why there is none. One thread at a time; `stage` and `since`, what is
-    being done and since when, are read from outside."""
+    being done and since when, and `opening` are read from outside."""
 
     def __init__(
         self,
@@ -98,10 +98,15 @@ class Composer:
         self.stages = {"gate": 0.0, "matting": 0.0, "background": 0.0, "composite": 0.0}
         self.stage = ""  # what is being done, and since when; empty: nothing
         self.since = 0.0
+        self.opening = 0.0  # since when the matting is being opened; 0: it is not
 
     def open(self) -> None:
         """Opens the matting. Raises what the factory raises."""
-        self._matting = self._open()
+        self.opening = time.monotonic()
+        try:
+            self._matting = self._open()
+        finally:
+            self.opening = 0.0
         self.device = self._matting.engine.device
 
     def frame(self, frame: Frame) -> list[Frame]:

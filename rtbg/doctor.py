@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -82,6 +83,8 @@ def examine(options: Options | None = None, spec: str = "") -> list[Finding]:
     known = list_cameras()
     webcam = _webcam(known, spec)
     seen = cameras(known, options)
+    if Path(spec).is_file():  # it stands in for a camera
+        seen = [replace(f, state=NOTE) if f.state == PROBLEM else f for f in seen]
     if not any(f.state == PROBLEM for f in seen):
         seen += picture(options, spec)
     virtual = virtual_cameras(vcam, webcam)

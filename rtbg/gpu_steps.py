@@ -146,8 +146,11 @@ class FrameSteps:
         torch = self._torch
         elapsed, gap = self.control[0], self.control[1]
         rgb, grey = self._reduced()
-        most = ((grey.mean() + self._seen.mean()) * (mat.CUT / 2)).clamp(*mat.CUT_WITHIN)
-        new = torch.maximum(gap, ((grey - self._seen).abs().mean() > most).float())
+        (least, most), change = mat.CUT_WITHIN, (grey - self._seen).abs().mean()
+        now, before = grey.mean(), self._seen.mean()
+        beside = (grey - self._seen - (now - before)).abs().mean()
+        moved = (change > least) & (beside > ((now + before) * (mat.CUT / 2)).clamp(min=least))
+        new = torch.maximum(gap, ((change > most) | moved).float())
         self._seen.copy_(grey)
         alpha, sane = self._infer(rgb, new)
         self._remember(self._frames, self.given)

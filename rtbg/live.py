@@ -50,6 +50,7 @@ PATIENCE = 0.5  # seconds
 LEAVE = 3.0  # seconds that a thread has to come back once the run is over
 HUNG = 2.0  # the same where the engine hangs anyway: the reader, which may be in a read of one second, comes back
 TOLD = 0.3  # seconds for which a recorder may complete its file before that is said
+PREPARED = 20.0  # seconds after which it is said that the network is still being prepared
 SILENT = 3.0  # seconds after which a read is said to hang: a source answers within one
 GRACE = 0.5  # seconds that the picture under way has to come through once the run is over
 
@@ -220,6 +221,9 @@ class _Run:
             self.cover.report("matting", f"the {stage} has not answered for {since:.0f} s")
             if not reading:
                 self._end()  # the source has ended, and nothing more will come
+        began = self.composer.opening  # once, as below
+        if began and now - began > PREPARED:
+            self.cover.report("matting", f"the network is still being prepared after {now - began:.0f} s")
         began = self.reading  # once: the reader sets it to 0 at any moment
         if began and now - began > SILENT:
             self.cover.report("camera", f"the camera's driver has not answered for {now - began:.0f} s")

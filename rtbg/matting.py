@@ -155,8 +155,11 @@ class Matting:
 
 
 def _is_cut(grey: Array, last: Array) -> bool:
+    """Below the upper bound a step of the light everywhere, as of a screen in a dim room, counts for nothing."""
     least, most = CUT_WITHIN
     change = cv2.norm(grey, last, cv2.NORM_L1) / grey.size
     if change <= least or change > most:
         return change > most
-    return change > CUT * (cv2.mean(grey)[0] + cv2.mean(last)[0]) / 2
+    now, before = cv2.mean(grey)[0], cv2.mean(last)[0]
+    beside = cv2.absdiff(cv2.subtract(grey, last, dtype=cv2.CV_32F), np.full(1, now - before))
+    return cv2.mean(beside)[0] > max(least, CUT * (now + before) / 2)

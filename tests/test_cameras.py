@@ -121,6 +121,14 @@ def test_a_twin_that_was_there_from_the_start_is_never_taken_for_it() -> None:
     assert find_camera("0", [C920, replace(twin, bus="", error=errno.EACCES)]).twins == ()
 
 
+def test_where_no_bus_is_known_twins_are_not_told_apart() -> None:
+    """As on macOS: one camera of a name is found again, one of two is not."""
+    one, two = (replace(C920, bus="", path=str(k), index=k) for k in (0, 1))
+    alone = find_camera("0", [one])
+    assert find_again(alone, [two]) is not None
+    assert find_again(find_camera("0", [one, two]), [replace(two, path="0", index=0)]) is None
+
+
 @pytest.mark.parametrize(
     ("camera", "size", "rate", "mode"),
     [

@@ -117,6 +117,24 @@ def test_a_hang_is_told_and_its_late_answer_never_leaves(policy: str) -> None:
     assert stats.dropped >= 1
 
 
+def test_a_network_that_is_long_being_prepared_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a driver that hangs in the first inference; the card is shown meanwhile."""
+    monkeypatch.setattr("rtbg.live.PREPARED", 0.2)
+    release = threading.Event()
+    setup = Setup(rate=50)
+
+    def slow() -> Matting:
+        assert release.wait(20)
+        return setup.opener()
+
+    setup.run(
+        (lambda s: "still being prepared after" in s.trouble, release.set),
+        (lambda s: not s.trouble and s.frames_out > 20, setup.stop.end),
+        opener=slow,
+    )
+    assert lumas(setup.sink)[0] == CARD
+
+
 def test_pictures_that_fail_are_dropped() -> None:
     """Every picture that came has left or is counted."""
     setup = Setup(rate=50, count=60, answer=lambda f, n: FAULTS["engine error"]() if n % 2 else ones())

@@ -65,19 +65,20 @@ def test_past_is_the_raw_matte_of_the_frame_before() -> None:
 
 @pytest.mark.parametrize("light", [1.0, 0.5, 0.25])
 def test_a_cut_is_one_in_any_light(light: float) -> None:
-    """And a step of the light by a tenth, or noise in the dark, is none."""
+    """And a step of the light, by a tenth or of a whole screen, or noise in the dark, is none."""
     rng = np.random.default_rng(5)
     scenes = [cv2.resize(rng.random((6, 8)), (256, 144)) * 160 * light + 30 * light for _ in range(2)]
     first, second = (np.repeat(s[..., None], 3, 2).astype(np.uint8) for s in scenes)
     brighter = np.clip(first * 1.1, 0, 255).astype(np.uint8)
+    lit = np.clip(first.astype(int) + 12, 0, 255).astype(np.uint8)
     grainy = np.clip(first + rng.normal(0, 4, first.shape), 0, 255).astype(np.uint8)
     recorder = Recorder()
     matting = Matting(recorder, info(256, 144))  # type: ignore[arg-type]
     fresh = []
-    for pts, rgb in enumerate((first, brighter, grainy, first, second)):
+    for pts, rgb in enumerate((first, brighter, grainy, lit, first, second)):
         matting.push(frame(rgb, pts))
         fresh.append(not recorder.inputs[-1][0, 3].any())
-    assert fresh == [True, False, False, False, True]
+    assert fresh == [True, False, False, False, False, True]
 
 
 @pytest.mark.parametrize("why", ["cut", "gap", "backwards", "reset"])

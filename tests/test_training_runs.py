@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="Windows ends a program without asking it")
-@pytest.mark.parametrize("how", ["SIGTERM", "SIGKILL"])
+@pytest.mark.parametrize("how", ["SIGTERM", "SIGTERM to its workers too", "SIGKILL"])
 def test_an_epoch_that_is_cut_off_is_gone_on_with(how: str, data: Path, tmp_path: Path) -> None:
     """SIGTERM has the run saved; against SIGKILL it is saved now and then."""
     every = "0" if how == "SIGKILL" else "1e9"
@@ -40,7 +41,7 @@ def test_an_epoch_that_is_cut_off_is_gone_on_with(how: str, data: Path, tmp_path
     command = [sys.executable, "-c", code, *map(str, run), "--epoch-pictures", "1000000"]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
-        cwd=ROOT,
+        cwd=ROOT, start_new_session=True,
     )  # fmt: skip
     assert process.stdout is not None
     try:
@@ -51,9 +52,13 @@ def test_an_epoch_that_is_cut_off_is_gone_on_with(how: str, data: Path, tmp_path
             time.sleep(0.05)
         time.sleep(0.5)  # somewhere in a step
     finally:
-        process.send_signal(signal.Signals[how])
+        if "workers" in how:
+            os.killpg(process.pid, signal.SIGTERM)
+        else:
+            process.send_signal(signal.Signals[how])
         process.communicate(timeout=120)
-    assert process.returncode == (128 + signal.SIGTERM if how == "SIGTERM" else -signal.SIGKILL)
+    if "workers" not in how:  # else torch may be the first to say so
+        assert process.returncode == (128 + signal.SIGTERM if how == "SIGTERM" else -signal.SIGKILL)
     spent = torch.load(tmp_path / "last.pt", weights_only=True)["spent"]
     said = python("training.train", *run, "--epoch-pictures", 4)
     assert "resumed after 0 min, 0 epochs" in said
@@ -109,3 +114,13 @@ def test_autocast_is_given_a_kind_of_device(tmp_path: Path, monkeypatch: pytest.
     run = train.Run(TINY, tmp_path, "cpu:0", train.build(TINY.model).eval())
     run.step(torch.zeros(2, 5, 64, 64, dtype=torch.uint8), 1e-3, own_past=True)
     assert len(asked) >= 3 and set(asked) == {"cpu"}
+
+
+def test_checkpoints_of_before_are_read() -> None:
+    """With what configurations held once: no sizes beside their own, or one preset's; a share of channels."""
+    values = json.loads(json.dumps(asdict(TrainConfig(rate=0.5))))
+    for also, read in (("", ()), ("quality", ("quality",)), (["fast", "quality"], ("fast", "quality"))):
+        older = json.loads(json.dumps(values | {"also": also, "model": values["model"] | {"keep": 1.0}}))
+        assert TrainConfig.from_dict(older) == TrainConfig(rate=0.5, also=read)
+    with pytest.raises(ValueError, match="thinned"):
+        TrainConfig.from_dict(values | {"model": values["model"] | {"keep": 0.5}})

@@ -44,7 +44,10 @@ class TrainConfig:
         model = values.pop("model")
         model = {k: tuple(v) if isinstance(v, list) else v for k, v in model.items()}
         values["sizes"] = tuple(tuple(s) for s in values["sizes"])
-        values["also"] = tuple(values["also"])
+        also = values.get("also", ())  # one name in older checkpoints, and "" for none
+        values["also"] = tuple(also.split() if isinstance(also, str) else also)
+        if model.pop("keep", 1.0) != 1.0:
+            raise ValueError("a checkpoint of a thinned network: there are none any more, train `balanced` on instead")
         return TrainConfig(model=LiteConfig(**model) if "lite" in model else UNetConfig(**model), **values)
 
 

@@ -20,8 +20,10 @@ import json
 import math
 import signal
 import sys
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -302,13 +304,29 @@ def train(
             draw_sheet(run.average.model, validation, scores, config.sizes, out / "sheet.jpg", device)
             run.save()
     except BaseException:
-        run.save()
+        with undisturbed():
+            run.save()
         raise
 
 
 def end(number: int, _frame: FrameType | None) -> None:
     """A signal's handler: ends the program as if it had been told to by itself, so that the run is saved."""
+    signal.signal(number, signal.SIG_IGN)
     raise SystemExit(128 + number)
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Meanwhile a signal to the whole process group cuts nothing short: neither SIGTERM itself nor the end of the
+    loader's workers, which torch answers with an error wherever the program is."""
+    numbers = {signal.SIGTERM: signal.SIG_IGN, getattr(signal, "SIGCHLD", None): signal.SIG_DFL}
+    here = threading.current_thread() is threading.main_thread()
+    kept = {n: signal.signal(n, how) for n, how in numbers.items() if here and n is not None}
+    try:
+        yield
+    finally:
+        for number, how in kept.items():
+            signal.signal(number, how)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
