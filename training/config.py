@@ -60,11 +60,13 @@ def build(config: UNetConfig | LiteConfig) -> UNet | LiteUNet:
 CONTRAST = (1.5, -0.5)
 
 # What is trained under each name. `fast` and `quality` are balanced's network at other sizes: a third of its
-# multiply-adds, and 1.7 times as many. `unet` is the network that shipped first: no weights from elsewhere.
+# multiply-adds, and 1.7 times as many. `teacher` ships nowhere: it shows what a larger network makes of the same
+# pictures. `unet` is the network that shipped first: no weights from elsewhere.
 PRESETS = {
     "balanced": TrainConfig(model=LiteConfig(contrast=CONTRAST)),
     "fast": TrainConfig(model=LiteConfig(contrast=CONTRAST), sizes=SMALL),
     "quality": TrainConfig(model=LiteConfig(contrast=CONTRAST), sizes=LARGE, batch=16),
+    "teacher": TrainConfig(model=LiteConfig(lite=2, widths=(192, 112, 64, 40), contrast=CONTRAST), own_past=0.0),
     "both": TrainConfig(model=LiteConfig(contrast=CONTRAST), sizes=SIZES + LARGE, batch=16),
     "unet": TrainConfig(model=UNetConfig()),
 }

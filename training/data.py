@@ -10,7 +10,8 @@ What a sample is, by share:
 - one to three people cut out and composited, with soft edges and a colour pulled towards the scene, over
   another background;
 - a background with nobody in it;
-and in some, something that is not a person stands behind the people.
+and in some, something that is not a person stands behind the people or before them, or they wear a headset, the light
+is against them or nearly gone, the lens bends (`training.effects`).
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ import numpy.typing as npt
 import torch
 from torch.utils.data import IterableDataset
 
+from training import effects
 from training.split import held_out
 
 U8 = npt.NDArray[np.uint8]
@@ -35,14 +37,11 @@ U8 = npt.NDArray[np.uint8]
 # are selfies (`pic`), the nearest to what a webcam sees.
 GROUP_WEIGHT = {"sup": 1.0, "pic": 3.5, "ccp": 0.6, "cel": 0.4, "coc": 0.0, "ais": 30.0}
 
+NEAR = ("pic", "cel", "ais")  # one person each, seen from near
 
 # The blur, in pixels of the pictures as they are kept, that stands for the soft edge which a binary mask does not have:
 # on true-alpha portraits it takes the mask's mean error from 5.1e-3 to 2.4e-3.
 EDGE = 0.9
-
-# Gaussian noise drawn once; a sample takes a random stretch of it, which costs a twentieth of drawing it anew.
-NOISE_SIGMA = 4096.0
-NOISE = (np.random.default_rng(7).standard_normal(2_000_000, dtype=np.float32) * NOISE_SIGMA).astype(np.int16)
 
 
 @dataclass(frozen=True)
@@ -119,6 +118,11 @@ class Augment:
     composite: float = 0.4
     empty: float = 0.07
     behind: float = 0.3
+    before: float = 0.12
+    headphones: float = 0.15
+    backlight: float = 0.06
+    dusk: float = 0.05
+    wide_angle: float = 0.08
     zoom: tuple[float, float] = (0.55, 1.7)
     stretch: float = 0.15
     turn: float = 10.0
@@ -127,7 +131,7 @@ class Augment:
 
 
 # For the last stage of a run that has had others before: nearer to photographs as they are.
-CALM = Augment(composite=0.25, behind=0.15, zoom=(0.7, 1.5), turn=6.0)
+CALM = Augment(composite=0.25, behind=0.15, before=0.06, headphones=0.08, zoom=(0.7, 1.5), turn=6.0)
 
 
 class SampleMaker:
@@ -159,10 +163,26 @@ class SampleMaker:
         elif kind < a.empty + a.composite:
             rgb, alpha = self._composite(rng, width, height)
         else:
-            rgb, alpha = split(self._warp(rng, self._person(rng), width, height, cv2.BORDER_REFLECT_101))
+            person = self._person(rng)
+            rgb, alpha = split(self._warp(rng, person, width, height, cv2.BORDER_REFLECT_101))
+            if person.name[:3] in NEAR and rng.random() < a.headphones:
+                rgb, alpha = effects.headphones(rng, rgb, alpha)
+
+        def texture() -> U8:
+            return split(self._warp(rng, self._scene(rng), width, height, cv2.BORDER_REFLECT_101))[0]
+
         if rng.random() < a.behind:
-            rgb = self._behind(rng, rgb, alpha)
-        return degrade(rng, rgb), alpha
+            rgb = effects.behind(rng, rgb, alpha, texture)
+        if kind >= a.empty and rng.random() < a.before:
+            rgb, alpha = effects.before(rng, rgb, alpha, texture)
+        light = rng.random()
+        if light < a.backlight:
+            rgb = effects.backlight(rng, rgb, alpha)
+        elif light < a.backlight + a.dusk:
+            rgb = effects.dusk(rng, rgb, alpha)
+        if rng.random() < a.wide_angle:
+            rgb, alpha = effects.wide_angle(rng, rgb, alpha)
+        return effects.degrade(rng, rgb), alpha
 
     def _person(self, rng: np.random.Generator) -> Picture:
         return self.people[min(int(np.searchsorted(self.cumulative, rng.random())), len(self.people) - 1)]
@@ -207,6 +227,8 @@ class SampleMaker:
         for _ in range(int(rng.choice((1, 1, 1, 2, 3)))):
             person = self._person(rng)
             colour, mask = split(self._warp(rng, person, width, height, cv2.BORDER_CONSTANT))
+            if person.name[:3] in NEAR and rng.random() < self.augment.headphones:
+                colour, mask = effects.headphones(rng, colour, mask)
             alpha = soften(rng, mask, person.soft)
             if alpha.max() < 0.5:
                 continue
@@ -218,37 +240,6 @@ class SampleMaker:
             rgb = np.asarray(cv2.blendLinear(colour, rgb, alpha, 1 - alpha), dtype=np.uint8)
             seen = 1 - (1 - seen) * (1 - alpha)
         return rgb, (seen * 255).round().astype(np.uint8)
-
-    def _behind(self, rng: np.random.Generator, rgb: U8, alpha: U8) -> U8:
-        """The picture with something behind the people, at their place and of their size, or at the frame's side: of
-        one colour or of any texture, as a chair's back, a car seat, a cushion or a coat on the wall might be."""
-        height, width = alpha.shape
-        x, y, w, h = cv2.boundingRect((alpha > 127).astype(np.uint8))
-        if w == 0:
-            x, y, w, h = 0, 0, width, height
-        half = 0.5 * w * np.exp(rng.uniform(math.log(0.4), math.log(1.5), 2)) * np.array([1.0, 1.3])
-        centre = np.array([x + w * rng.uniform(0.1, 0.9), y + h * rng.uniform(-0.1, 0.5) + half[1]])
-        if rng.random() < 0.35:  # a chair that the frame cuts off, and nobody in it
-            half = np.array([width, height]) * rng.uniform(0.08, 0.3, 2)
-            side = rng.choice((-1, 1))
-            across = width * (side + 1) / 2 + side * rng.uniform(-0.7, 0.7) * half[0]
-            centre = np.array([across, height * rng.uniform(0.5, 1.05)])
-        t = np.linspace(0, 2 * math.pi, 48, endpoint=False)
-        ray = np.stack((np.cos(t), np.sin(t)))
-        outline = np.sign(ray) * np.abs(ray) ** rng.uniform(0.25, 1.0)  # from nearly a box to an ellipse
-        c, s = math.cos(turn := rng.normal(0, 0.12)), math.sin(turn)
-        outline = (np.array([[c, -s], [s, c]]) @ (outline * half[:, None])).T + centre
-        shape = cv2.fillPoly(np.zeros_like(alpha), [outline.round().astype(np.int32)], 255)
-        shape = cv2.GaussianBlur(shape, (0, 0), rng.uniform(0.5, 1.5))
-        shape = cv2.multiply(shape, cv2.bitwise_not(alpha), scale=1 / 255)
-        if rng.random() < 0.5:
-            thing, _ = split(self._warp(rng, self._scene(rng), width, height, cv2.BORDER_REFLECT_101))
-        else:
-            tone = rng.uniform(0, 255, 3) * rng.uniform(0.1, 1) * 0.3 + rng.uniform(0, 1) ** 2 * 178
-            light = np.linspace(rng.uniform(0.7, 1.3), rng.uniform(0.7, 1.3), height)[:, None, None]
-            thing = np.broadcast_to(np.minimum(tone * light, 255), rgb.shape).astype(np.uint8)
-        weight = shape.astype(np.float32) / 255
-        return np.asarray(cv2.blendLinear(thing, rgb, weight, 1 - weight), dtype=np.uint8)
 
     def _past(self, rng: np.random.Generator, truth: U8, other: U8) -> U8:
         """A matte as the network might have left it one frame ago: none, another scene's, or the truth
@@ -307,40 +298,6 @@ def soften(rng: np.random.Generator, mask: U8, soft: bool = False) -> npt.NDArra
         return np.clip((mask.astype(np.float32) / 255 - draw / 2) / 0.925, 0, 1)
     blurred = cv2.GaussianBlur(mask, (0, 0), sigma).astype(np.float32) / 255
     return np.clip((blurred - draw) / 0.85, 0, 1)
-
-
-def degrade(rng: np.random.Generator, rgb: U8) -> U8:
-    """What a cheap camera does to a picture: light, colour, blur, noise, compression."""
-    x = np.arange(256, dtype=np.float32) / 255
-    gain = np.exp(rng.normal(0, 0.15)) * np.exp(rng.normal(0, 0.07, 3))
-    gamma = math.exp(rng.normal(0, 0.2))
-    if rng.random() < 0.12:  # low light
-        gain, gamma = gain * rng.uniform(0.25, 0.6), gamma * rng.uniform(1.0, 1.3)
-    contrast, pivot = math.exp(rng.normal(0, 0.15)), rng.uniform(0.3, 0.6)
-    curve = (x[:, None] ** gamma * gain - pivot) * contrast + pivot
-    table = (np.clip(curve, 0, 1) * 255).round().astype(np.uint8).reshape(1, 256, 3)
-    rgb = np.asarray(cv2.LUT(rgb, table), dtype=np.uint8)
-    if rng.random() < 0.3:  # saturation, down to grey
-        k = rng.uniform(0.0, 1.4)
-        matrix = k * np.eye(3) + (1 - k) * np.array([[0.299, 0.587, 0.114]])
-        rgb = np.asarray(cv2.transform(rgb, matrix), dtype=np.uint8)
-    if rng.random() < 0.2:
-        if rng.random() < 0.5:
-            rgb = np.asarray(cv2.GaussianBlur(rgb, (0, 0), rng.uniform(0.4, 1.5)), dtype=np.uint8)
-        else:  # motion blur along one axis
-            k = int(rng.integers(2, 6))
-            rgb = np.asarray(cv2.blur(rgb, (k, 1) if rng.random() < 0.5 else (1, k)), dtype=np.uint8)
-    if rng.random() < 0.35:
-        start = int(rng.integers(len(NOISE) - rgb.size))
-        noise = NOISE[start : start + rgb.size].reshape(rgb.shape)
-        strength = rng.uniform(1, 12) / NOISE_SIGMA
-        rgb = np.asarray(cv2.addWeighted(rgb.astype(np.int16), 1, noise, strength, 0, dtype=cv2.CV_8U), np.uint8)
-    if rng.random() < 0.25:
-        quality = int(rng.integers(25, 90))
-        ok, data = cv2.imencode(".jpg", rgb, [cv2.IMWRITE_JPEG_QUALITY, quality])
-        if ok:
-            rgb = np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR), dtype=np.uint8)
-    return rgb
 
 
 class Batches(IterableDataset[torch.Tensor]):

@@ -121,6 +121,7 @@ class Run:
         self.model = build(config.model).to(device)
         self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = Average(self.model, config.ema)
+        self.trained: nn.Module = self.model  # the part whose weights, and so its norms, are not random at first
         known = list(self.model.encoder.parameters()) if isinstance(self.model, LiteUNet) else []
         new = [p for p in self.model.parameters() if not any(p is k for k in known)]
         # What was learnt elsewhere is only to be bent to the task.
@@ -162,7 +163,7 @@ class Run:
         """Training mode, but for norms that are held still."""
         self.model.train()
         if self.config.hold_norms:
-            for part in self.model.modules():
+            for part in self.trained.modules():
                 if isinstance(part, nn.BatchNorm2d):
                     part.eval()
 
@@ -246,6 +247,8 @@ def train(
     elif not run.resumed and isinstance(run.model, LiteUNet):
         run.model.begin()
         run.average.model.load_state_dict(run.model.state_dict())
+    if init is None and isinstance(run.model, LiteUNet):
+        run.trained = run.model.encoder
     parameters = sum(p.numel() for p in run.model.parameters())
     macs = count_macs(build(config.model).eval(), config.sizes[0][1], config.sizes[0][0])
     print(f"{len(maker.people)} people, {len(maker.scenes)} scenes, {parameters / 1e6:.2f} M parameters, "
@@ -359,7 +362,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if args.hours is not None and args.epochs is not None:
         parser.error("give --hours or --epochs, not both")
-    if args.hold_norms and args.init is None:
+    if args.hold_norms and args.init is None and args.model == "unet":
         parser.error("--hold-norms is to go on from trained weights: name them with --init")
     if args.epochs is None and args.hours is None:
         args.hours = HOURS
