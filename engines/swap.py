@@ -73,7 +73,9 @@ class Swapping:
             coming = self._next[shapes] = self._begin(feeds, wanted)
         if coming.taken is not None:
             try:
-                return self._run(coming.taken, feeds, wanted)
+                out = self._run(coming.taken, feeds, wanted)
+                coming.check(out)
+                return out
             except (KeyboardInterrupt, SystemExit):
                 raise
             except BaseException as exc:  # whatever it is: the first can go on. Some extensions raise beside Exception.
@@ -126,6 +128,7 @@ class _Next:
 
     def __init__(self, opener: Opener, portrait: dict[str, Array], wanted: Sequence[str], answer: Array) -> None:
         self.taken: Runner | None = None
+        self._shape = answer.shape
         self.left: Runner | None = None  # was taken, and failed
         self._ready: Runner | None = None  # set by the thread, when it has passed the portrait
         self._cancelled = threading.Event()
@@ -156,6 +159,12 @@ class _Next:
             return
         self.taken = ready
         logger.info("%s runs the network from here on, before it was %s", ready.device, device)
+
+    def check(self, out: list[Array]) -> None:
+        """Raises EngineError for what the second runner must not answer: other shapes, or what is no number."""
+        if out[0].shape != self._shape or any(a.dtype.kind != "f" or not np.isfinite(a).all() for a in out):
+            kinds = ", ".join(f"{a.dtype} {a.shape}" for a in out)
+            raise EngineError(f"its answer, {kinds}, has another shape or holds what is no number")
 
     def cancel(self) -> None:
         """Ends what is under way, soon."""

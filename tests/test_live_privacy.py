@@ -227,8 +227,8 @@ class Takeover(Play):
 
     @property
     def fails(self) -> bool:
-        """Whether its fault is one that the swap itself sees in any call: it raises."""
-        return self.name in ("engine error", "bug", "not an Exception")
+        """Whether its fault is one that the swap itself sees in any call: it raises, or answers nothing of use."""
+        return self.name in FAULTS.keys() - {"too large"}
 
     @property
     def rejected(self) -> bool:

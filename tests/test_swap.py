@@ -249,6 +249,22 @@ def test_an_engine_that_fails_later_is_left_again(spec, caplog):
     engine.close()
 
 
+@pytest.mark.parametrize("alter", [lambda out: out * np.nan, lambda out: out[..., :-1], lambda out: out.astype(int)])
+def test_an_engine_that_answers_nothing_of_use_is_left_for_good(alter, spec, caplog):
+    swapping = Swapping(first(spec), lambda _s, _c: Altered(spec, lambda out, call: alter(out) if call > 3 else out))
+    engine = adapt(spec, swapping)
+    names = []
+    for seed in range(7):
+        frame = noise(SIZES[0], seed)
+        np.testing.assert_allclose(engine.infer({"frame": frame})["alpha"], expected(frame), atol=1e-4)
+        names.append(engine.name)
+        settled(swapping)
+    assert "onnxruntime" in names and names[-2:] == ["openvino"] * 2
+    (record,) = [r for r in caplog.records if r.levelno >= logging.WARNING]
+    assert "takes over again: its answer, " in record.getMessage()
+    engine.close()
+
+
 def test_a_small_difference_is_accepted(spec):
     swapping = Swapping(first(spec), lambda _s, _c: Altered(spec, lambda out, _: out + 0.015))
     engine = adapt(spec, swapping)
