@@ -6,8 +6,10 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from training_parts import make_data, python
@@ -189,6 +191,20 @@ def test_samples_are_deterministic_and_whole(data: Path) -> None:
     assert truth.max() == 255, "a softened matte still reaches full opacity"
     assert any(not t.any() for t in truth), "some frames have nobody in them"
     assert any(not p.any() for p in past) and any(p.any() for p in past)
+
+
+def test_a_crowd_is_of_people_who_may_be_small(data: Path) -> None:
+    people = load_people(data)
+    wide = replace(people[0], cut=(True, False, True, False))
+    maker = SampleMaker([wide, *people], load_backgrounds(data), Augment(composite=1, crowd=1, empty=0))
+    drawn = {maker._person(np.random.default_rng(k), small=True).name for k in range(60)}
+    assert drawn == {"sup0", "sup1"}, "of those seen from afar, whose frames cut nobody at two opposite sides"
+    assert maker.crowd[0] == 0
+    truth = maker.batch(np.random.default_rng(1), 30, 96, 64)[:, 4]
+    several = [cv2.connectedComponents((t > 127).astype(np.uint8))[0] - 1 for t in truth]
+    assert max(several) > 3 and (truth > 127).mean() < 0.25
+    alone = SampleMaker([wide], load_backgrounds(data), Augment(composite=1, crowd=1, empty=0))
+    assert alone._person(np.random.default_rng(0), small=True) is wide, "where there are no others"
 
 
 @pytest.mark.parametrize("cut", [(False, False), (True, False), (False, True), (True, True)])

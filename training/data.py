@@ -7,8 +7,8 @@ batches without touching the disk.
 What a sample is, by share:
 - a photograph as it is, zoomed in or out; outside its border the picture goes on mirrored, so a zoom out
   shows several people and has no hard cut;
-- one to three people cut out and composited, with soft edges and a colour pulled towards the scene, over
-  another background;
+- one to three people, or a crowd of small ones, cut out and composited, with soft edges and a colour pulled
+  towards the scene, over another background;
 - a background with nobody in it;
 and in some, something that is not a person stands behind the people or before them, or they wear a headset, the light
 is against them or nearly gone, the lens bends (`training.effects`).
@@ -38,6 +38,7 @@ U8 = npt.NDArray[np.uint8]
 GROUP_WEIGHT = {"sup": 1.0, "pic": 3.5, "ccp": 0.6, "cel": 0.4, "coc": 0.0, "ais": 30.0}
 
 NEAR = ("pic", "cel", "ais")  # one person each, seen from near
+FAR = (0.15, 0.5)  # of the usual sizes: people in a crowd, or down the street
 
 # The blur, in pixels of the pictures as they are kept, that stands for the soft edge which a binary mask does not have:
 # on true-alpha portraits it takes the mask's mean error from 5.1e-3 to 2.4e-3.
@@ -116,6 +117,7 @@ class Augment:
     """Shares and ranges of the augmentation; each is described where it is used."""
 
     composite: float = 0.4
+    crowd: float = 0.15  # of the composites
     empty: float = 0.07
     behind: float = 0.3
     before: float = 0.12
@@ -143,6 +145,8 @@ class SampleMaker:
         self.augment = augment or Augment()
         weight = np.array([GROUP_WEIGHT.get(p.name[:3], 1.0) for p in people])
         self.cumulative = np.cumsum(weight / weight.sum())
+        small = weight * np.array([p.name[:3] not in NEAR and whole(p.cut) for p in people])
+        self.crowd = np.cumsum(small / small.sum()) if small.any() else self.cumulative
 
     def batch(self, rng: np.random.Generator, count: int, width: int, height: int) -> U8:
         """uint8 (count, 5, height, width): RGB, past matte, true matte."""
@@ -184,19 +188,22 @@ class SampleMaker:
             rgb, alpha = effects.wide_angle(rng, rgb, alpha)
         return effects.degrade(rng, rgb), alpha
 
-    def _person(self, rng: np.random.Generator) -> Picture:
-        return self.people[min(int(np.searchsorted(self.cumulative, rng.random())), len(self.people) - 1)]
+    def _person(self, rng: np.random.Generator, small: bool = False) -> Picture:
+        shares = self.crowd if small else self.cumulative
+        return self.people[min(int(np.searchsorted(shares, rng.random())), len(self.people) - 1)]
 
     def _scene(self, rng: np.random.Generator) -> Picture:
         return self.scenes[int(rng.integers(len(self.scenes)))]
 
-    def _warp(self, rng: np.random.Generator, picture: Picture, width: int, height: int, border: int) -> U8:
-        """The picture at a random zoom, place, turn and flip in a (height, width, 4) frame."""
+    def _warp(
+        self, rng: np.random.Generator, picture: Picture, width: int, height: int, border: int, scale: float = 1.0
+    ) -> U8:
+        """The picture at a random zoom (times `scale`), place, turn and flip in a (height, width, 4) frame."""
         a = self.augment
         full = picture.levels[0]
         fit = max(width / full.shape[1], height / full.shape[0])
         fit = min(fit, 1.6 * min(width / full.shape[1], height / full.shape[0]))
-        zoom = fit * math.exp(rng.uniform(math.log(a.zoom[0]), math.log(a.zoom[1])))
+        zoom = scale * fit * math.exp(rng.uniform(math.log(a.zoom[0]), math.log(a.zoom[1])))
         src = full if zoom >= 0.6 else picture.levels[1]
         sx = zoom * full.shape[1] / src.shape[1] * math.exp(rng.uniform(-a.stretch, a.stretch))
         sy = zoom * full.shape[0] / src.shape[0] * math.exp(rng.uniform(-a.stretch, a.stretch))
@@ -221,12 +228,15 @@ class SampleMaker:
         return np.asarray(out, dtype=np.uint8)
 
     def _composite(self, rng: np.random.Generator, width: int, height: int) -> tuple[U8, U8]:
-        """People over another scene. The truth is the union of their softened mattes."""
+        """People over another scene: one to three, or a crowd of small ones. The truth is the union of their softened
+        mattes."""
         rgb, _ = split(self._warp(rng, self._scene(rng), width, height, cv2.BORDER_REFLECT_101))
         seen = np.zeros((height, width), np.float32)
-        for _ in range(int(rng.choice((1, 1, 1, 2, 3)))):
-            person = self._person(rng)
-            colour, mask = split(self._warp(rng, person, width, height, cv2.BORDER_CONSTANT))
+        crowd = rng.random() < self.augment.crowd
+        for _ in range(int(rng.integers(2, 8) if crowd else rng.choice((1, 1, 1, 2, 3)))):
+            person = self._person(rng, small=crowd)
+            scale = math.exp(rng.uniform(*np.log(FAR))) if crowd else 1.0
+            colour, mask = split(self._warp(rng, person, width, height, cv2.BORDER_CONSTANT, scale))
             if person.name[:3] in NEAR and rng.random() < self.augment.headphones:
                 colour, mask = effects.headphones(rng, colour, mask)
             alpha = soften(rng, mask, person.soft)
@@ -271,6 +281,12 @@ def split(rgba: U8) -> tuple[U8, U8]:
     return np.asarray(cv2.cvtColor(rgba, cv2.COLOR_RGBA2RGB), np.uint8), np.asarray(
         cv2.extractChannel(rgba, 3), np.uint8
     )
+
+
+def whole(cut: tuple[bool, bool, bool, bool]) -> bool:
+    """Whether people may be made smaller: what the frame cuts at two opposite sides can only be as large as it."""
+    left, top, right, bottom = cut
+    return not (left and right) and not (top and bottom)
 
 
 def keep_outside(frame: float, extent: float, centre: float, cut: tuple[bool, bool]) -> tuple[float, float]:
