@@ -6,7 +6,8 @@
 The second is taken only if it answers as the first does, to a stored portrait and to the live picture of that moment;
 else that is said and the first stays. What a network remembers travels in its inputs (`engines.adapter`), so nothing of
 it is lost. Used by `engines.load` for TensorRT.
-Memory bound: both runners for good: the first takes over again, with a warning, where the second fails later.
+Memory bound: both runners for good: the first takes over again, with a warning, where the second fails later or
+answers what is of no use (frames that stay on a GPU are not looked at: `engines.on_device`).
 """
 
 from __future__ import annotations
@@ -71,6 +72,10 @@ class Swapping:
         coming = self._next.get(shapes)
         if coming is None:
             coming = self._next[shapes] = self._begin(feeds, wanted)
+        # A network's own memory may lie in the results of the runner before, which the first of two runs overwrites.
+        kept = feeds
+        if len(self.inputs) > 1 and (coming.taken is not None or coming.ready):
+            kept = {name: np.array(value) for name, value in feeds.items()}
         if coming.taken is not None:
             try:
                 out = self._run(coming.taken, feeds, wanted)
@@ -81,8 +86,8 @@ class Swapping:
             except BaseException as exc:  # whatever it is: the first can go on. Some extensions raise beside Exception.
                 self.leave(shapes, exc)
                 coming.close()
-        out = self._run(self.first, feeds, wanted)
-        coming.offer(feeds, wanted, out, self.first.device)
+        out = self._run(self.first, kept, wanted)
+        coming.offer(kept, wanted, out, self.first.device)
         return out
 
     def leave(self, shapes: tuple[tuple[int, ...], ...], reason: BaseException) -> bool:
@@ -119,20 +124,20 @@ class Swapping:
         if len(self.inputs) == 1 and len(shape) == 4 and shape[1] == 4:
             portrait = {first: probe_picture(shape[3], shape[2])}
         # Of other people's networks the first picture is kept: a segmenter's is that portrait, as it takes it.
-        answer = self.first.run(portrait, wanted[:1])[0].copy()
-        return _Next(self._opener, portrait, wanted[:1], answer)
+        answers = [answer.copy() for answer in self.first.run(portrait, wanted)]
+        return _Next(self._opener, portrait, wanted[:1], answers)
 
 
 class _Next:
     """The second runner for one set of shapes: on its way, offered, taken, or given up."""
 
-    def __init__(self, opener: Opener, portrait: dict[str, Array], wanted: Sequence[str], answer: Array) -> None:
+    def __init__(self, opener: Opener, portrait: dict[str, Array], wanted: Sequence[str], answers: list[Array]) -> None:
         self.taken: Runner | None = None
-        self._shape = answer.shape
+        self._kinds = [(a.shape, a.dtype) for a in answers]
         self.left: Runner | None = None  # was taken, and failed
         self._ready: Runner | None = None  # set by the thread, when it has passed the portrait
         self._cancelled = threading.Event()
-        args = (opener, portrait, list(wanted), answer)
+        args = (opener, portrait, list(wanted), answers[0])
         # A daemon: a program's end must not wait for a compilation; `Swapping.close` joins it before that.
         self._thread = threading.Thread(target=self._prepare, args=args, name="rtbg-engine", daemon=True)
         self._thread.start()
@@ -161,10 +166,13 @@ class _Next:
         logger.info("%s runs the network from here on, before it was %s", ready.device, device)
 
     def check(self, out: list[Array]) -> None:
-        """Raises EngineError for what the second runner must not answer: other shapes, or what is no number."""
-        if out[0].shape != self._shape or any(a.dtype.kind != "f" or not np.isfinite(a).all() for a in out):
-            kinds = ", ".join(f"{a.dtype} {a.shape}" for a in out)
-            raise EngineError(f"its answer, {kinds}, has another shape or holds what is no number")
+        """Raises EngineError for what the second runner must not answer: other shapes or kinds of number than the
+        first, or what is no number. That a value is out of range is for those to tell who know what it means."""
+        for answer, (shape, dtype) in zip(out, self._kinds, strict=True):
+            if (answer.shape, answer.dtype) != (shape, dtype):
+                raise EngineError(f"it answered {answer.dtype} {answer.shape} in place of {dtype} {shape}")
+            if not np.isfinite(answer).all():
+                raise EngineError("it answered what is no number")
 
     def cancel(self) -> None:
         """Ends what is under way, soon."""

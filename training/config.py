@@ -30,7 +30,7 @@ class TrainConfig:
     warmup: float = 0.01
     weight_decay: float = 0.05
     ema: float = 0.9995
-    hold_norms: bool = False  # to go on from trained weights: norms as they are; on a CPU core 2.5 times as fast
+    hold_norms: bool = False  # of trained weights, or of the published encoder: as they are; on a CPU core much faster
     own_past: float = 0.7  # share of the steps with the network's own answers as pasts
     also: tuple[str, ...] = ()  # presets whose sizes some batches have, see `train.stage_sizes`
     first_stage: int = 0  # of STAGES; the last one only, to go on from trained weights
@@ -60,13 +60,13 @@ def build(config: UNetConfig | LiteConfig) -> UNet | LiteUNet:
 CONTRAST = (1.5, -0.5)
 
 # What is trained under each name. `fast` and `quality` are balanced's network at other sizes: a third of its
-# multiply-adds, and 1.7 times as many. `teacher` ships nowhere: it shows what a larger network makes of the same
+# multiply-adds, and 1.7 times as many. `large` ships nowhere: it shows what a larger network makes of the same
 # pictures. `unet` is the network that shipped first: no weights from elsewhere.
 PRESETS = {
     "balanced": TrainConfig(model=LiteConfig(contrast=CONTRAST)),
     "fast": TrainConfig(model=LiteConfig(contrast=CONTRAST), sizes=SMALL),
     "quality": TrainConfig(model=LiteConfig(contrast=CONTRAST), sizes=LARGE, batch=16),
-    "teacher": TrainConfig(model=LiteConfig(lite=2, widths=(192, 112, 64, 40), contrast=CONTRAST), own_past=0.0),
+    "large": TrainConfig(model=LiteConfig(lite=2, widths=(192, 112, 64, 40), contrast=CONTRAST), own_past=0.0),
     "both": TrainConfig(model=LiteConfig(contrast=CONTRAST), sizes=SIZES + LARGE, batch=16),
     "unet": TrainConfig(model=UNetConfig()),
 }

@@ -2,7 +2,8 @@
 heads, light, the lens, the camera's own faults.
 
 Used by `training.data`. Every function takes a generator, RGB as uint8 (H, W, 3) and the matte as uint8 (H, W), and
-gives new arrays of the same shapes; none needs more than a few times the picture's memory.
+gives arrays of the same shapes, those it was given where it does nothing, and never writes into these. Memory bound: a
+few times the picture.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ Texture = Callable[[], U8]
 NOISE_SIGMA = 4096.0
 NOISE = (np.random.default_rng(7).standard_normal(2_000_000, dtype=np.float32) * NOISE_SIGMA).astype(np.int16)
 
-KEPT = 0.5  # of what is seen of a person at least: what hides more of them is left away
+KEPT = 0.5  # of what is seen of the people, all together, at least: what hides more of them is left away
 
 
 # -- things --
@@ -51,7 +52,7 @@ def behind(rng: np.random.Generator, rgb: U8, alpha: U8, texture: Texture) -> U8
 def before(rng: np.random.Generator, rgb: U8, alpha: U8, texture: Texture) -> tuple[U8, U8]:
     """The picture with something before the people, which the matte leaves out as the labels of most photographs do:
     a mug, a phone or a book that is held, or a bar from the frame's border on, as a microphone's arm or a desk's edge.
-    As it was where nobody is there, or where too little of a person would be left."""
+    As it was where nobody is there, or where too little of the people would be left."""
     height, width = alpha.shape
     x, y, w, h = extent(alpha)
     if rng.random() < 0.3:
@@ -96,7 +97,7 @@ def find_head(alpha: U8) -> tuple[float, float, float, float] | None:
     three fifths of the width there, as heads are. None where nothing like it is seen whole."""
     _, y, _, h = extent(alpha)
     height, width = alpha.shape
-    if y < 2 or h < height / 4 or not (alpha > 127).any():
+    if y < 2 or h < height / 4:
         return None
     rows = alpha[y : y + h] > 127
     column = int(np.median(np.flatnonzero(rows[0])))
@@ -166,12 +167,15 @@ def backlight(rng: np.random.Generator, rgb: U8, alpha: U8) -> U8:
 
 
 def dusk(rng: np.random.Generator, rgb: U8, alpha: U8) -> U8:
-    """Dark clothes before a dark wall: what is behind the people nearly black, and they too from the shoulders down."""
+    """Dark clothes before a dark wall: what is behind the people nearly black, and they too below the head, or, where
+    no head is found (`find_head`), from somewhere in the upper half of what is seen of them on."""
     a = alpha.astype(np.float32) / 255
     _, y, _, h = extent(alpha)
-    rows = (np.arange(len(alpha), dtype=np.float32) - (y + h * rng.uniform(0.2, 0.6))) / max(4.0, 0.12 * h)
+    head = find_head(alpha)
+    start = y + h * rng.uniform(0.2, 0.5) if head is None else head[1] + (head[1] - head[0]) * rng.uniform(0.9, 1.3)
+    rows = (np.arange(len(alpha), dtype=np.float32) - start) / max(4.0, 0.12 * h)
     clothes = 1 - np.clip(rows, 0, 1) * (1 - rng.uniform(0.08, 0.4))
-    mean = float(cv2.mean(rgb, mask=cv2.bitwise_not(alpha))[1]) + 1
+    mean = float(np.dot(cv2.mean(rgb, mask=(alpha < 128).astype(np.uint8))[:3], (0.299, 0.587, 0.114))) + 1
     wall = min(1.0, rng.uniform(6, 40) / mean)
     share = a * clothes[:, None] + (1 - a) * wall
     return np.asarray(rgb * share[..., None] + 0.5, np.uint8)
@@ -182,13 +186,14 @@ def wide_angle(rng: np.random.Generator, rgb: U8, alpha: U8) -> tuple[U8, U8]:
     (first term of Brown 1966's model)."""
     height, width = alpha.shape
     bend = rng.uniform(-0.08, 0.25)
-    x = (np.arange(width, dtype=np.float32) - (width - 1) / 2) / (width / 2)
-    y = (np.arange(height, dtype=np.float32) - (height - 1) / 2) / (width / 2)
+    half = max(width, height) / 2
+    x = (np.arange(width, dtype=np.float32) - (width - 1) / 2) / half
+    y = (np.arange(height, dtype=np.float32) - (height - 1) / 2) / half
     r2 = x[None] ** 2 + y[:, None] ** 2
     most = float(r2.max())
     k = (1 + bend * r2) / (1 + max(0.0, bend) * most)  # the corners stay inside the picture
-    map_x = (x[None] * k * (width / 2) + (width - 1) / 2).astype(np.float32)
-    map_y = (y[:, None] * k * (width / 2) + (height - 1) / 2).astype(np.float32)
+    map_x = (x[None] * k * half + (width - 1) / 2).astype(np.float32)
+    map_y = (y[:, None] * k * half + (height - 1) / 2).astype(np.float32)
     both = cv2.merge((*cv2.split(rgb), alpha))
     bent = cv2.remap(both, map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
     return np.ascontiguousarray(bent[..., :3]), np.ascontiguousarray(bent[..., 3])

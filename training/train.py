@@ -121,7 +121,7 @@ class Run:
         self.model = build(config.model).to(device)
         self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = Average(self.model, config.ema)
-        self.trained: nn.Module = self.model  # the part whose weights, and so its norms, are not random at first
+        self.only_encoder = False  # whether no other norms than its are held: the rest began with random weights
         known = list(self.model.encoder.parameters()) if isinstance(self.model, LiteUNet) else []
         new = [p for p in self.model.parameters() if not any(p is k for k in known)]
         # What was learnt elsewhere is only to be bent to the task.
@@ -141,6 +141,7 @@ class Run:
             for group, now in zip(self.optimizer.param_groups, groups, strict=True):
                 group["scale"] = now["scale"]
             self.spent = self.saved = state["spent"]
+            self.only_encoder = state.get("only_encoder", False)
             if "rng" in state:
                 self.rng.bit_generator.state = json.loads(state["rng"])
             self.history = json.loads(state.get("history") or (out / "history.json").read_text())
@@ -163,7 +164,8 @@ class Run:
         """Training mode, but for norms that are held still."""
         self.model.train()
         if self.config.hold_norms:
-            for part in self.trained.modules():
+            whole = self.model.encoder if self.only_encoder and isinstance(self.model, LiteUNet) else self.model
+            for part in whole.modules():
                 if isinstance(part, nn.BatchNorm2d):
                     part.eval()
 
@@ -176,6 +178,7 @@ class Run:
             "average_steps": self.average.steps,
             "optimizer": self.optimizer.state_dict(),
             "spent": self.spent,
+            "only_encoder": self.only_encoder,
             "rng": json.dumps(self.rng.bit_generator.state),
             "history": history,
         }
@@ -247,8 +250,8 @@ def train(
     elif not run.resumed and isinstance(run.model, LiteUNet):
         run.model.begin()
         run.average.model.load_state_dict(run.model.state_dict())
-    if init is None and isinstance(run.model, LiteUNet):
-        run.trained = run.model.encoder
+        run.only_encoder = True
+        print("the encoder begins with its published weights", flush=True)
     parameters = sum(p.numel() for p in run.model.parameters())
     macs = count_macs(build(config.model).eval(), config.sizes[0][1], config.sizes[0][0])
     print(f"{len(maker.people)} people, {len(maker.scenes)} scenes, {parameters / 1e6:.2f} M parameters, "
@@ -353,7 +356,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--also", choices=PRESETS, nargs="+", default=[], help="some batches have these models' sizes")
     parser.add_argument("--masks", type=Path, help="take the refined masks of this folder (see training.refine)")
     parser.add_argument(
-        "--hold-norms", action="store_true", help="leave the norms as trained weights have them (on CPUs much faster)"
+        "--hold-norms",
+        action="store_true",
+        help="leave the norms as the weights that it begins with have them (on CPUs much faster)",
     )
     parser.add_argument("--rate", type=float, default=TrainConfig.rate, help="peak learning rate")
     parser.add_argument(
