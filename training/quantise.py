@@ -29,7 +29,7 @@ import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
 
-from training.data import SampleMaker, load_backgrounds, load_people
+from training.data import Augment, SampleMaker, load_backgrounds, load_people
 from training.evaluate import evaluate, load_validation, summarize
 from training.export import OnnxModel, strip_notes
 
@@ -42,7 +42,8 @@ class Pictures(CalibrationDataReader):  # type: ignore[misc]
 
     def __init__(self, data: Path, size: tuple[int, int], count: int) -> None:
         people = load_people(data)
-        maker = SampleMaker(people[:: max(1, len(people) // 400)], load_backgrounds(data)[:100])
+        made = Augment(before=0, headphones=0, backlight=0, dusk=0, wide_angle=0, crowd=0)  # the usual, not the extremes
+        maker = SampleMaker(people[:: max(1, len(people) // 400)], load_backgrounds(data)[:100], made)
         batch = maker.batch(np.random.default_rng(8), count, *size)[:, :4]
         self.rest: Iterator[Any] = iter(batch.astype(np.float32) / 255)
 
