@@ -42,7 +42,8 @@ class Pictures(CalibrationDataReader):  # type: ignore[misc]
 
     def __init__(self, data: Path, size: tuple[int, int], count: int) -> None:
         people = load_people(data)
-        made = Augment(before=0, headphones=0, backlight=0, dusk=0, wide_angle=0, crowd=0)  # the usual, not the extremes
+        # The usual, not the extremes, whose ranges are wider.
+        made = Augment(before=0, headphones=0, backlight=0, dusk=0, wide_angle=0, crowd=0)
         maker = SampleMaker(people[:: max(1, len(people) // 400)], load_backgrounds(data)[:100], made)
         batch = maker.batch(np.random.default_rng(8), count, *size)[:, :4]
         self.rest: Iterator[Any] = iter(batch.astype(np.float32) / 255)
