@@ -54,6 +54,17 @@ def settled(swapping: Swapping) -> None:
     until(lambda: not any(n._thread.is_alive() for n in swapping._next.values()))
 
 
+def right_answers(engine, swapping: Swapping, pictures: int) -> list[str]:
+    """Which engine gave each of so many pictures; all answers must be right."""
+    names = []
+    for seed in range(pictures):
+        frame = noise(SIZES[0], seed)
+        np.testing.assert_allclose(engine.infer({"frame": frame})["alpha"], expected(frame), atol=1e-4)
+        names.append(engine.name)
+        settled(swapping)
+    return names
+
+
 # ---- the swap
 
 
@@ -61,12 +72,7 @@ def test_a_good_engine_takes_over_between_two_pictures(spec, caplog):
     swapping = Swapping(first(spec), second(spec))
     engine = adapt(spec, swapping)
     with caplog.at_level(logging.INFO, "engines"):
-        names = []
-        for seed in range(4):
-            frame = noise(SIZES[0], seed)
-            np.testing.assert_allclose(engine.infer({"frame": frame})["alpha"], expected(frame), atol=1e-4)
-            names.append(engine.name)
-            settled(swapping)
+        names = right_answers(engine, swapping, 4)
     # The first answers, the second is checked beside it on a live picture, and has the next.
     assert names == ["openvino", "openvino", "onnxruntime", "onnxruntime"] or names[1:] == ["onnxruntime"] * 3
     assert engine.device == "ONNX Runtime CPU f32"
@@ -236,12 +242,7 @@ def test_an_engine_that_fails_later_is_left_again(spec, caplog):
 
     swapping = Swapping(first(spec), lambda _s, _c: Altered(spec, fails))
     engine = adapt(spec, swapping)
-    names = []
-    for seed in range(6):
-        frame = noise(SIZES[0], seed)
-        np.testing.assert_allclose(engine.infer({"frame": frame})["alpha"], expected(frame), atol=1e-4)
-        names.append(engine.name)
-        settled(swapping)
+    names = right_answers(engine, swapping, 6)
     assert "onnxruntime" in names
     assert names[-1] == "openvino"
     (record,) = [r for r in caplog.records if r.levelno >= logging.WARNING]
@@ -261,12 +262,7 @@ def test_an_engine_that_fails_later_is_left_again(spec, caplog):
 def test_an_engine_that_answers_nothing_of_use_is_left_for_good(alter, said, spec, caplog):
     swapping = Swapping(first(spec), lambda _s, _c: Altered(spec, lambda out, call: alter(out) if call > 3 else out))
     engine = adapt(spec, swapping)
-    names = []
-    for seed in range(7):
-        frame = noise(SIZES[0], seed)
-        np.testing.assert_allclose(engine.infer({"frame": frame})["alpha"], expected(frame), atol=1e-4)
-        names.append(engine.name)
-        settled(swapping)
+    names = right_answers(engine, swapping, 7)
     assert "onnxruntime" in names and names[-2:] == ["openvino"] * 2
     (record,) = [r for r in caplog.records if r.levelno >= logging.WARNING]
     assert f"takes over again: {said}" in record.getMessage()
