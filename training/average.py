@@ -57,7 +57,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     last = json.loads(args.checkpoints[-1].with_suffix(".json").read_text())
     figures = last["figures"] | summarize(evaluate(model, load_validation(args.data), config.sizes))
     contrast = f"--contrast {args.contrast[0]:g} {args.contrast[1]:g} " if args.contrast else ""
-    step = f"python -m training.average --data PATH --out runs/NAME {contrast}{'EARLIER ' * (len(found) - 1)}LAST"
+    names = " ".join("LAST" if path == args.checkpoints[-1] else "EARLIER" for path in args.checkpoints)
+    step = f"python -m training.average --data PATH --out runs/NAME {contrast}{names}"
     args.out.mkdir(parents=True, exist_ok=True)
     save_best(args.out, model, config, {"commands": [*last["commands"], step], "device": last["device"]}, figures)
     print(json.dumps(figures))
