@@ -106,10 +106,20 @@ def load_people(data: Path, masks: Path | None = None) -> list[Picture]:
     ]
 
 
-def load_backgrounds(data: Path) -> list[Picture]:
-    """Every picture without people that is not held out for testing, decoded; alpha is zero."""
-    kept = [p for p in sorted((data / "backgrounds").glob("*.webp")) if not held_out(p.stem)]
+def load_backgrounds(data: Path, held: bool = False) -> list[Picture]:
+    """Every picture without people that is not held out for testing (held: that is), decoded; alpha is zero."""
+    kept = [p for p in sorted((data / "backgrounds").glob("*.webp")) if held_out(p.stem) == held]
     return [_picture(p.stem, read_rgba(p, None)) for p in kept]
+
+
+def load_pictures_of(data: Path, part: str) -> list[Picture]:
+    """Every picture of person/PART and alpha/PART ("val", for testing), decoded."""
+    true = data / "alpha" / part
+    return [
+        _picture(i.stem, read_rgba(i, m), soft=folder == true)
+        for folder in (data / "person" / part, true)
+        for i, m in pairs(folder)
+    ]
 
 
 @dataclass(frozen=True)
