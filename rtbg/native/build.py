@@ -14,8 +14,10 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from engines.machine import cores
 from rtbg.native import C_FILES, FOLDER, ISAS, SOURCES, TARGETS, library_name, source_hash
 
 # One target of the compiler's for each system, and the names of the sets of instructions there.
@@ -72,9 +74,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=FOLDER, help="folder of the results (default: beside the source)")
     parser.add_argument("--only", choices=["-".join(t) for t in TARGETS], help="one of them")
     args = parser.parse_args(argv)
-    for target in TARGETS:
-        if args.only in (None, "-".join(target)):
-            made = build(target, args.out)
+    wanted = [t for t in TARGETS if args.only in (None, "-".join(t))]
+    with ThreadPoolExecutor(cores()) as pool:
+        for made in pool.map(lambda target: build(target, args.out), wanted):
             print(f"{made.name} {made.stat().st_size}")
     if args.only is None:
         (args.out / "source.sha256").write_text(f"{source_hash()}  {' '.join(SOURCES)}\n")
