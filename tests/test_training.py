@@ -18,7 +18,15 @@ torch = pytest.importorskip("torch", reason="torch is not installed: pip install
 pytest.importorskip("matplotlib", reason="matplotlib is not installed: pip install 'rtbg[train]'")
 pytest.importorskip("onnxscript", reason="onnxscript is not installed: pip install 'rtbg[train]'")
 
-from training.data import Augment, SampleMaker, keep_outside, load_backgrounds, load_people  # noqa: E402
+from training.data import (  # noqa: E402
+    Augment,
+    SampleMaker,
+    _picture,
+    empty_parts,
+    keep_outside,
+    load_backgrounds,
+    load_people,
+)
 from training.losses import matting_loss, soft_iou  # noqa: E402
 from training.model import UNet, UNetConfig, count_macs  # noqa: E402
 
@@ -203,6 +211,31 @@ def test_samples_are_deterministic_and_whole(data: Path) -> None:
     assert truth.max() == 255, "a softened matte still reaches full opacity"
     assert any(not t.any() for t in truth), "some frames have nobody in them"
     assert any(not p.any() for p in past) and any(p.any() for p in past)
+
+
+def test_empty_parts_are_beside_the_people(data: Path) -> None:
+    rgba = np.random.default_rng(0).integers(0, 255, (150, 300, 4), dtype=np.uint8)
+    rgba[..., 3] = 0
+    cv2.ellipse(rgba, (70, 75), (25, 70), 0, 0, 360, (90, 80, 70, 255), -1)
+    sup, pic = _picture("sup7", rgba), _picture("pic7", rgba)
+    (part,) = empty_parts([sup, pic])
+    assert part.name == "sup7", "whose masks leave nobody out"
+    assert all(np.shares_memory(mine, its) for mine, its in zip(part.levels, sup.levels, strict=True))
+    assert not any(level[..., 3].any() for level in part.levels)
+    full, half = (level.shape for level in part.levels)
+    assert full[0] == 2 * half[0] == 150 and 190 < full[1] == 2 * half[1] < 206, "what is right of the person"
+    turned = np.ascontiguousarray(rgba.transpose(1, 0, 2))
+    (below,) = empty_parts([_picture("sup8", turned)])
+    assert 190 < below.levels[0].shape[0] < 206 and below.levels[0].shape[1] == 150
+    crowded = rgba.copy()
+    crowded[:, ::60, 3] = 255
+    assert empty_parts([_picture("sup9", crowded)]) == [], "people all over"
+
+    scenes = load_backgrounds(data)
+    always = SampleMaker([sup], scenes, Augment(parts=1))
+    assert {always._scene(np.random.default_rng(k)).name for k in range(9)} == {"sup7"}
+    without = SampleMaker([pic], scenes, Augment(parts=1))
+    assert {without._scene(np.random.default_rng(k)).name[:4] for k in range(9)} == {"room"}
 
 
 def test_a_crowd_is_of_people_who_may_be_small(data: Path) -> None:

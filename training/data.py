@@ -9,7 +9,7 @@ What a sample is, by share:
   shows several people and has no hard cut;
 - one to three people, or a crowd of small ones, cut out and composited, with soft edges and a colour pulled
   towards the scene, over another background;
-- a background with nobody in it;
+- a background with nobody in it, by turns a picture of its own and what is beside the people of another;
 and in some, something that is not a person stands behind the people or before them, or they wear a headset, the light
 is against them or nearly gone, the lens bends (`training.effects`).
 """
@@ -122,13 +122,34 @@ def load_pictures_of(data: Path, part: str) -> list[Picture]:
     ]
 
 
+def empty_parts(people: list[Picture]) -> list[Picture]:
+    """Of each picture of `sup`, whose masks leave nobody out, the largest part beside, above or below its people, where
+    that is worth showing: backgrounds as people really stand before them. Views of its pixels, no copies."""
+    found = []
+    for picture in people:
+        full = picture.levels[0]
+        rows, columns = (np.flatnonzero(full[..., 3].any(axis=axis)) for axis in (1, 0))
+        if picture.name[:3] != "sup" or not rows.size:
+            continue
+        h, w = full.shape[:2]
+        top, bottom, left, right = rows[0] // 2, -(-rows[-1] // 2) + 1, columns[0] // 2, -(-columns[-1] // 2) + 1
+        parts = [(0, 0, h // 2, left), (0, right, h // 2, w // 2), (0, 0, top, w // 2), (bottom, 0, h // 2, w // 2)]
+        y, x, y1, x1 = max(parts, key=lambda p: max(0, p[2] - p[0]) * max(0, p[3] - p[1]))
+        if min(y1 - y, x1 - x) >= 48 and 4 * (y1 - y) * (x1 - x) >= 0.2 * h * w:
+            half = picture.levels[1][y:y1, x:x1]
+            if not half[..., 3].any():
+                found.append(Picture(picture.name, (full[2 * y : 2 * y1, 2 * x : 2 * x1], half), (False,) * 4))
+    return found
+
+
 @dataclass(frozen=True)
 class Augment:
     """Shares and ranges of the augmentation; each is described where it is used."""
 
     composite: float = 0.4
     crowd: float = 0.15  # of the composites
-    empty: float = 0.07
+    empty: float = 0.1
+    parts: float = 0.5  # of the scenes: what `empty_parts` finds
     behind: float = 0.3
     before: float = 0.12
     headphones: float = 0.3  # where a whole head is found: in one of six pictures of `NEAR`
@@ -139,7 +160,7 @@ class Augment:
     stretch: float = 0.15
     turn: float = 10.0
     past_none: float = 0.4
-    past_wrong: float = 0.2
+    past_wrong: float = 0.3
 
 
 # For the last stage of a run that has had others before: nearer to photographs as they are.
@@ -152,6 +173,7 @@ class SampleMaker:
     def __init__(self, people: list[Picture], scenes: list[Picture], augment: Augment | None = None) -> None:
         self.people = people
         self.scenes = scenes
+        self.parts = empty_parts(people)
         self.augment = augment or Augment()
         weight = np.array([GROUP_WEIGHT.get(p.name[:3], 1.0) for p in people])
         self.cumulative = np.cumsum(weight / weight.sum())
@@ -203,7 +225,8 @@ class SampleMaker:
         return self.people[min(int(np.searchsorted(shares, rng.random(), side="right")), len(self.people) - 1)]
 
     def _scene(self, rng: np.random.Generator) -> Picture:
-        return self.scenes[int(rng.integers(len(self.scenes)))]
+        scenes = self.parts if self.parts and rng.random() < self.augment.parts else self.scenes
+        return scenes[int(rng.integers(len(scenes)))]
 
     def _warp(
         self, rng: np.random.Generator, picture: Picture, width: int, height: int, border: int, scale: float = 1.0
