@@ -130,6 +130,15 @@ def test_average_of_checkpoints(data: Path, tmp_path: Path, capsys: pytest.Captu
     capsys.readouterr()
     with pytest.raises(SystemExit, match=r"^training\.average: .* different networks"):
         average.main([paths["other"], paths["second"], *arguments])
+    torch.save({"average": networks["first"].state_dict(), "model": {}}, tmp_path / "second" / "last.pt")
+    (tmp_path / "second" / "history.json").write_text(json.dumps([{"epoch": 1}, {"epoch": 7}]))
+    last = str(tmp_path / "second" / "last.pt")
+    average.main([paths["first"], last, "--sizes", "fast", *arguments])
+    weights = load_checkpoint(tmp_path / "mean" / "best.pt")[0].state_dict()
+    assert all(torch.allclose(v, one[k], atol=2e-3) for k, v in weights.items()), "the run's end, not its best"
+    card = json.loads((tmp_path / "mean" / "best.json").read_text())
+    assert card["figures"]["epoch"] == 7 and card["config"]["sizes"][0] == [224, 128]
+    assert card["commands"][-1].endswith("--sizes fast EARLIER LAST/last.pt")
 
 
 def test_binary_masks_get_soft_edges_and_true_alpha_stays(data: Path) -> None:

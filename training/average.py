@@ -1,6 +1,6 @@
 """The mean of several checkpoints of one network: weights of one run, or of runs that began with one another.
 
-    python -m training.average --data PATH --out runs/NAME [--contrast F O] runs/A/best.pt runs/B/best.pt ...
+    python -m training.average --data PATH --out runs/NAME [--contrast F O] [--sizes NAME] A/best.pt B/last.pt ...
 
 Where the loss is flat between them, the mean is better than each (Izmailov et al. 2018, Wortsman et al. 2022). Norm
 statistics are averaged as weights are. Leaves `best.pt` with `best.json`, as a run of `training.train` does; its
@@ -19,7 +19,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from training.checkpoint import load_checkpoint, save_best
+from training.checkpoint import describe, load_checkpoint, save_best
+from training.config import PRESETS
 from training.evaluate import evaluate, load_validation, summarize
 from training.lite import LiteConfig, LiteUNet
 
@@ -41,6 +42,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--contrast", type=float, nargs=2, metavar=("F", "O"), help="factor and offset of the logits")
+    parser.add_argument("--sizes", choices=PRESETS, help="the input sizes of this preset (default: the last one's)")
     args = parser.parse_args(argv)
     found = [load_checkpoint(path) for path in args.checkpoints]
     model, config = found[-1]
@@ -54,11 +56,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         factor, offset = args.contrast
         model.config = replace(config.model, contrast=(factor, offset))
         config = replace(config, model=model.config)
-    last = json.loads(args.checkpoints[-1].with_suffix(".json").read_text())
+    if args.sizes:
+        config = replace(config, sizes=PRESETS[args.sizes].sizes)
+    last = describe(args.checkpoints[-1])
     figures = last["figures"] | summarize(evaluate(model, load_validation(args.data), config.sizes))
     contrast = f"--contrast {args.contrast[0]:g} {args.contrast[1]:g} " if args.contrast else ""
-    names = " ".join("LAST" if path == args.checkpoints[-1] else "EARLIER" for path in args.checkpoints)
-    step = f"python -m training.average --data PATH --out runs/NAME {contrast}{names}"
+    sizes = f"--sizes {args.sizes} " if args.sizes else ""
+    whose = ("LAST" if path == args.checkpoints[-1] else "EARLIER" for path in args.checkpoints)
+    names = " ".join(w + "/last.pt" * (p.name == "last.pt") for w, p in zip(whose, args.checkpoints, strict=True))
+    step = f"python -m training.average --data PATH --out runs/NAME {contrast}{sizes}{names}"
     args.out.mkdir(parents=True, exist_ok=True)
     save_best(args.out, model, config, {"commands": [*last["commands"], step], "device": last["device"]}, figures)
     print(json.dumps(figures))

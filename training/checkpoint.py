@@ -1,4 +1,8 @@
-"""Checkpoints: fp16 weights in `best.pt`, readable configuration, commands and figures in `best.json` beside it."""
+"""Checkpoints: fp16 weights in `best.pt`, readable configuration, commands and figures in `best.json` beside it.
+
+Where one is read, a run's `last.pt` may be named too: its moving average as it was when the run ended, whichever epoch
+was the best.
+"""
 
 from __future__ import annotations
 
@@ -17,15 +21,24 @@ from training.model import UNet
 
 def load_checkpoint(path: Path) -> tuple[UNet | LiteUNet, TrainConfig]:
     """The network of a `best.pt` (with its `best.json` beside it), in eval mode, float32."""
-    config = TrainConfig.from_dict(json.loads(path.with_suffix(".json").read_text())["config"])
+    config = TrainConfig.from_dict(describe(path)["config"])
     model = build(config.model)
-    model.load_state_dict({k: v.float() for k, v in torch.load(path, weights_only=True).items()})
+    weights = torch.load(path, map_location="cpu", weights_only=True)
+    model.load_state_dict({k: v.float() for k, v in weights.get("average", weights).items()})
     return model.eval(), config
+
+
+def describe(path: Path) -> dict[str, Any]:
+    """What the JSON file beside a checkpoint says; of a `last.pt`, with the figures of its last epoch."""
+    if path.name != "last.pt":
+        return dict(json.loads(path.with_suffix(".json").read_text()))
+    history = json.loads(path.with_name("history.json").read_text())
+    return {**json.loads(path.with_name("best.json").read_text()), "figures": history[-1]}
 
 
 def history_of(init: Path | None) -> list[str]:
     """The commands that made the weights which a run begins with."""
-    return list(json.loads(init.with_suffix(".json").read_text()).get("commands", ())) if init else []
+    return list(describe(init).get("commands", ())) if init else []
 
 
 def command(

@@ -3,10 +3,10 @@
     python -m training.quantise --data PATH --name balanced --out engines/models
 
 Quantised after training (Q/DQ nodes; activations unsigned, one scale each, filters signed, one scale per channel) with
-ranges from augmented training pictures: encoder and decoder. The stem, which sees the past beside the picture, and the
-head, whose steps would be seen in the matte (a 256th of its logits' range is 0.04 of alpha), stay in fp32. The rule:
-it is added to the card, and with it becomes what CPUs use, only if mean IoU falls by no more than 0.003 and no MAD
-rises by more than 3 %. Other models that are the same graph at other sizes have to be measured with a new file too:
+ranges from augmented training pictures: the whole network, its stem as one convolution (`training.stem`). The head's
+answer alone stays in fp32: its steps would be seen in the matte (a 256th of its logits' range is 0.04 of alpha). The
+rule: it is added to the card, and with it becomes what CPUs use, only if mean IoU falls by no more than 0.003 and no
+MAD rises by more than 3 %. Other models that are the same graph at other sizes have to be measured with a new file too:
 until then their cards name none.
 
 CPUs without VNNI add two products in 16 bits, where they overflow: there the loss is some 0.05 of IoU, so `engines`
@@ -19,7 +19,7 @@ import argparse
 import hashlib
 import json
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, Q
 from training.data import Augment, SampleMaker, load_backgrounds, load_people
 from training.evaluate import evaluate, load_validation, summarize
 from training.export import OnnxModel, strip_notes
+from training.stem import SCALE, SEEN, ZERO, has_stem, merge_stem
 
 PICTURES = 192  # for the ranges
 WORST_IOU, WORST_MAD = 0.003, 1.03
@@ -55,7 +56,7 @@ class Pictures(CalibrationDataReader):  # type: ignore[misc]
 
 
 def plain(path: Path, target: Path) -> onnx.ModelProto:
-    """The graph with its filters in fp32, written to `target`."""
+    """The graph with its filters in fp32 and its stem as one convolution, written to `target`."""
     model = onnx.load(str(path))
     halves = {w.name: w for w in model.graph.initializer if w.data_type == TensorProto.FLOAT16}
     for node in [n for n in model.graph.node if n.op_type == "Cast" and n.input[0] in halves]:
@@ -64,15 +65,16 @@ def plain(path: Path, target: Path) -> onnx.ModelProto:
         model.graph.initializer.append(full)
         model.graph.initializer.remove(weight)
         model.graph.node.remove(node)
+    if has_stem(model):
+        merge_stem(model)
     onnx.save(model, str(target))
     return model
 
 
 def inside(node: onnx.NodeProto, nodes: Sequence[onnx.NodeProto]) -> bool:
-    """Whether a node is to be of 8 bits: a convolution, told by the name of its filter, what follows it, or the sum of
-    what such nodes give."""
+    """Whether a node is to be of 8 bits: a convolution, what follows it, or the sum of what such nodes give."""
     if node.op_type == "Conv":
-        return not node.input[1].startswith(("encoder._conv_stem.", "past.", "head."))
+        return True
     if node.op_type == "Add":
         makers = [n for n in nodes if n.output[0] in node.input]
         return len(makers) == 2 and all(inside(n, nodes) for n in makers)
@@ -81,10 +83,14 @@ def inside(node: onnx.NodeProto, nodes: Sequence[onnx.NodeProto]) -> bool:
 
 def quantise(path: Path, target: Path, data: Path, size: tuple[int, int], pictures: int = PICTURES) -> None:
     """Writes the 8-bit graph of the exported graph at `path` to `target`."""
+    # One picture's outlier must not coarsen all others.
+    options: dict[str, Any] = {"CalibMovingAverage": True}
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "plain.onnx"
         nodes = plain(path, source).graph.node
         kept = [n.name for n in nodes if not inside(n, nodes)]
+        if any(SEEN in n.output for n in nodes):
+            options["TensorQuantOverrides"] = {SEEN: [{"scale": SCALE, "zero_point": ZERO}]}
         quantize_static(
             str(source),
             str(target),
@@ -95,9 +101,31 @@ def quantise(path: Path, target: Path, data: Path, size: tuple[int, int], pictur
             weight_type=QuantType.QInt8,
             calibrate_method=CalibrationMethod.MinMax,
             nodes_to_exclude=kept,
-            extra_options={"CalibMovingAverage": True},  # one picture's outlier must not coarsen all others
+            extra_options=options,
         )
+    answer_in_full(target)
     strip_notes(target)
+
+
+def answer_in_full(path: Path) -> None:
+    """Takes the rounding of what the head (told by the name of its filter) gives out of the graph, where it has one."""
+    model = onnx.load(str(path))
+    graph = model.graph
+    makers, takers = {n.output[0]: n for n in graph.node}, {i: n for n in graph.node for i in n.input}
+    for head in [n for n in graph.node if n.op_type == "Conv" and is_head(n, makers)]:
+        rounded = takers[head.output[0]]
+        restored = takers[rounded.output[0]]
+        for node in graph.node:
+            node.input[:] = [head.output[0] if name == restored.output[0] else name for name in node.input]
+        graph.node.remove(rounded)
+        graph.node.remove(restored)
+    path.write_bytes(model.SerializeToString())
+
+
+def is_head(node: onnx.NodeProto, makers: Mapping[str, onnx.NodeProto]) -> bool:
+    """Whether the filters of a convolution of 8 bits are those of the head."""
+    filters = makers.get(node.input[1])
+    return filters is not None and filters.input[0].startswith("head.")
 
 
 def write_probe(path: Path) -> None:
