@@ -25,7 +25,17 @@ from training.data import NEAR, U8, Augment, Picture, SampleMaker, load_backgrou
 
 SIZE = (384, 224)
 PLAIN = Augment(
-    composite=0, crowd=0, empty=0, behind=0, before=0, headphones=0, backlight=0, dusk=0, wide_angle=0, zoom=(0.8, 1.25)
+    composite=0,
+    crowd=0,
+    empty=0,
+    parts=0,
+    behind=0,
+    before=0,
+    headphones=0,
+    backlight=0,
+    dusk=0,
+    wide_angle=0,
+    zoom=(0.8, 1.25),
 )
 EFFECTS = {
     "plain": PLAIN,

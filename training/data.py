@@ -225,7 +225,8 @@ class SampleMaker:
         return self.people[min(int(np.searchsorted(shares, rng.random(), side="right")), len(self.people) - 1)]
 
     def _scene(self, rng: np.random.Generator) -> Picture:
-        scenes = self.parts if self.parts and rng.random() < self.augment.parts else self.scenes
+        share = self.augment.parts if self.parts else 0.0
+        scenes = self.parts if share and rng.random() < share else self.scenes
         return scenes[int(rng.integers(len(scenes)))]
 
     def _warp(
