@@ -113,7 +113,9 @@ def answer_in_full(path: Path) -> None:
     graph = model.graph
     makers, takers = {n.output[0]: n for n in graph.node}, {i: n for n in graph.node for i in n.input}
     for head in [n for n in graph.node if n.op_type == "Conv" and is_head(n, makers)]:
-        rounded = takers[head.output[0]]
+        rounded = takers.get(head.output[0])
+        if rounded is None or rounded.op_type != "QuantizeLinear":
+            continue
         restored = takers[rounded.output[0]]
         for node in graph.node:
             node.input[:] = [head.output[0] if name == restored.output[0] else name for name in node.input]
