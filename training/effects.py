@@ -52,7 +52,8 @@ def behind(rng: np.random.Generator, rgb: U8, alpha: U8, texture: Texture) -> U8
 def before(rng: np.random.Generator, rgb: U8, alpha: U8, texture: Texture) -> tuple[U8, U8]:
     """The picture with something before the people, which the matte leaves out as the labels of most photographs do:
     a mug, a phone or a book that is held, or a bar from the frame's border on, as a microphone's arm or a desk's edge.
-    As it was where nobody is there, or where too little of the people would be left."""
+    What lies on them with nothing else around it is worn, a badge or a pocket, and stays in the matte: a hole there
+    would be seen. As it was where nobody is there, or where too little of the people would be left."""
     height, width = alpha.shape
     x, y, w, h = extent(alpha)
     if rng.random() < 0.3:
@@ -69,7 +70,9 @@ def before(rng: np.random.Generator, rgb: U8, alpha: U8, texture: Texture) -> tu
     if left.sum(dtype=np.int64) <= KEPT * alpha.sum(dtype=np.int64):
         return rgb, alpha
     thing = texture() if rng.random() < 0.5 else plain(rng, alpha.shape)
-    return blend(thing, rgb, shape), left
+    around = cv2.dilate(shape, np.ones((5, 5), np.uint8))
+    worn = not ((around > 0) & (alpha < 250)).any()
+    return blend(thing, rgb, shape), alpha if worn else left
 
 
 def headphones(rng: np.random.Generator, rgb: U8, alpha: U8) -> tuple[U8, U8]:
