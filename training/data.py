@@ -9,7 +9,8 @@ What a sample is, by share:
   shows several people and has no hard cut;
 - one to three people, or a crowd of small ones, cut out and composited, with soft edges and a colour pulled
   towards the scene, over another background;
-- a background with nobody in it, by turns a picture of its own and what is beside the people of another;
+- a background with nobody in it (of all scenes half are pictures of their own, half what is beside the people of
+  another);
 and in some, something that is not a person stands behind the people or before them, or they wear a headset, the light
 is against them or nearly gone, the lens bends (`training.effects`).
 """
@@ -123,8 +124,9 @@ def load_pictures_of(data: Path, part: str) -> list[Picture]:
 
 
 def empty_parts(people: list[Picture]) -> list[Picture]:
-    """Of each picture of `sup`, whose masks leave nobody out, the largest part beside, above or below its people, where
-    that is worth showing: backgrounds as people really stand before them. Views of its pixels, no copies."""
+    """Of each picture of `sup`, whose masks seldom leave anybody out (in some 1 % of these parts), the largest part
+    beside, above or below its people, where that is worth showing: backgrounds as people really stand before them.
+    Views of its pixels, no copies."""
     found = []
     for picture in people:
         full = picture.levels[0]

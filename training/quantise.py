@@ -3,10 +3,10 @@
     python -m training.quantise --data PATH --name balanced --out engines/models
 
 Quantised after training (Q/DQ nodes; activations unsigned, one scale each, filters signed, one scale per channel) with
-ranges from augmented training pictures: the whole network, its stem as one convolution (`training.stem`). The head's
-answer alone stays in fp32: its steps would be seen in the matte (a 256th of its logits' range is 0.04 of alpha). The
-rule: it is added to the card, and with it becomes what CPUs use, only if mean IoU falls by no more than 0.003 and no
-MAD rises by more than 3 %. Other models that are the same graph at other sizes have to be measured with a new file too:
+ranges from augmented training pictures: all convolutions, the stem's as one (`training.stem`), what follows them, and
+their sums. The head's answer is not rounded: its steps would be seen in the matte (0.03 of alpha and more). The rule:
+it is added to the card, and with it becomes what CPUs use, only if mean IoU falls by no more than 0.003 and no MAD
+rises by more than 3 %. Other models that are the same graph at other sizes have to be measured with a new file too:
 until then their cards name none.
 
 CPUs without VNNI add two products in 16 bits, where they overflow: there the loss is some 0.05 of IoU, so `engines`
@@ -117,6 +117,8 @@ def answer_in_full(path: Path) -> None:
         if rounded is None or rounded.op_type != "QuantizeLinear":
             continue
         restored = takers[rounded.output[0]]
+        if restored.output[0] in {o.name for o in graph.output}:
+            continue
         for node in graph.node:
             node.input[:] = [head.output[0] if name == restored.output[0] else name for name in node.input]
         graph.node.remove(rounded)

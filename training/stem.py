@@ -3,7 +3,8 @@
 Used by `training.quantise`. The network filters the picture and the past apart and adds the two; here one filter of
 4 x 4 does both (the picture's padding lies right and below, the past's all round). What is quantised is then the frame
 itself, and of a picture whose codes are 0 to 255 nothing is lost: a step is one code, and zero, with which the
-convolution pads, is the grey of code 128 for the picture and nobody for the past. The past keeps 128 steps.
+convolution pads, is the grey of code 128 for the picture and nobody for the past. The past has 128 values. (What
+TensorRT gets has signed codes and 254 steps, see `engines.half`.)
 """
 
 from __future__ import annotations
@@ -31,7 +32,10 @@ def merge_stem(model: onnx.ModelProto) -> None:
     convolution = {n.input[1]: n for n in graph.node if n.op_type == "Conv"}
     picture, past = convolution[_PICTURE_FILTER], convolution[_PAST_FILTER]
     (total,) = [n for n in graph.node if set(n.input) == {picture.output[0], past.output[0]}]
-    of_picture, bias = (numpy_helper.to_array(weights[name]).astype(np.float64) for name in picture.input[1:])
+    of_picture = numpy_helper.to_array(weights[_PICTURE_FILTER]).astype(np.float64)
+    bias = np.zeros(len(of_picture))  # the exporter leaves one of zeros out
+    if len(picture.input) > 2:
+        bias += numpy_helper.to_array(weights[picture.input[2]])
     of_past = numpy_helper.to_array(weights[_PAST_FILTER]).astype(np.float64)
     filters = np.zeros((len(bias), 4, 4, 4))
     filters[:, :3, 1:, 1:] = of_picture
