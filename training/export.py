@@ -55,7 +55,11 @@ def describe_data(data: Path) -> list[str]:
     stems = [i.stem[:3] for folder in ("person", "alpha") for i, _ in pairs(data / folder / "train")]
     lines = [f"{stems.count(group)} pictures of {what}" for group, what in GROUPS.items()]
     scenes = sum(not held_out(p.stem) for p in (data / "backgrounds").glob("*.webp"))
-    return [*lines, f"{scenes} backgrounds without people (research-only or mixed): scenes to composite on"]
+    return [
+        *lines,
+        f"{scenes} backgrounds without people (research-only or mixed): scenes to composite on; so is what lies beside "
+        "the people of the Supervisely pictures",
+    ]
 
 
 def export_onnx(model: UNet | LiteUNet, path: Path, size: tuple[int, int]) -> None:
