@@ -14,6 +14,9 @@ reduced to the nearest of its sizes (area), its matte enlarged back (bilinear) a
     cost         parameters, GFLOPs (2 x multiply-adds of convolutions and matrix products, counted in the ONNX graph
                  at the size nearest 16:9), ms a picture at that size on one and on two threads (median)
 
+`closely` is no network: it is what rtbg does with a picture that is no video (`rtbg.matting.look_closely`): two of the
+shipped ones look at it four times each.
+
 What a set does not hold, and the cost of a graph that cannot be counted, is `-` (JSON: null). Ends with one line on
 stderr where a folder is missing or a file cannot be read.
 
@@ -30,6 +33,8 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -42,6 +47,11 @@ from benchmarks.graph import count
 from benchmarks.machine import describe
 from benchmarks.scenes import cut_out
 from engines.spec import Array
+from rtbg.api import PAIRS
+from rtbg.color import rgb_to_planes
+from rtbg.frame import BT709, FULL, Color, Frame, StreamInfo
+from rtbg.matting import Look, look_closely
+from rtbg.options import Options
 from training.split import held_out
 
 T = TypeVar("T")
@@ -49,6 +59,8 @@ T = TypeVar("T")
 SCENES = 4  # backgrounds behind each cut-out
 WIDE = (640, 360)
 MARGIN = 0.08  # of the diagonal
+CLOSELY = "closely"
+COLOR = Color(BT709, FULL)
 COLUMNS = (
     ("sup IoU", "iou_sup", ".4f"),
     ("pic IoU", "iou_pic", ".4f"),
@@ -143,6 +155,22 @@ class Predictor:
         """`next` for a picture by itself."""
         self.forget()
         return self.next(rgb)
+
+
+class Closely(Predictor):
+    """The networks of `rtbg.api.PAIRS`, as a picture that is no video is looked at."""
+
+    def __init__(self, runners: Sequence[engines.Engine]) -> None:
+        super().__init__(runners[0])
+        self._runners = runners
+
+    def next(self, rgb: Array) -> Array:
+        """See `Predictor.next`; there is no past."""
+        height, width = rgb.shape[:2]
+        info = StreamInfo(width, height, Fraction(1), Fraction(1), COLOR, chroma=(1, 1))
+        planes = rgb_to_planes(rgb, COLOR, height=height, bits=8, chroma=(1, 1))
+        matte = look_closely([Look(r, info) for r in self._runners], Frame(planes, 0, Fraction(1), COLOR))
+        return np.asarray(cv2.resize(matte, (width, height), interpolation=cv2.INTER_LINEAR))
 
 
 def iou(pred: Array, true: Array) -> float:
@@ -257,47 +285,60 @@ def score_empty(run: Predictor, data: Path, limit: int | None) -> dict[str, floa
     }
 
 
+SCORES = (score_people, score_alpha, score_video, score_empty)
+
+
 def mean(values: Iterator[float] | Sequence[float]) -> float:
     """Arithmetic mean; nan of nothing."""
     found = list(values)
     return float(np.mean(found)) if found else float("nan")
 
 
+@contextmanager
+def opened(model: str, **options: Any) -> Iterator[Predictor]:
+    """The predictor of a model, or of `CLOSELY`; its engines are closed in the end. Raises EngineError."""
+    with ExitStack() as stack:
+        names = PAIRS[Options().model] if model == CLOSELY else (model,)
+        runners = [stack.enter_context(closing(engines.load(name, **options))) for name in names]
+        yield Closely(runners) if model == CLOSELY else Predictor(runners[0])
+
+
 def milliseconds(model: str, threads: int, options: dict[str, str], seconds: float) -> float:
     """Median time of one inference at the size nearest 16:9, over about `seconds`, after a warm-up."""
-    engine = engines.load(model, threads=threads, **options)  # type: ignore[arg-type]
-    try:
-        width, height = engines.nearest_size(engine.spec.sizes, 16, 9)
+    with opened(model, threads=threads, **options) as run:
+        width, height = engines.nearest_size(run.engine.spec.sizes, 16, 9)
         frame = np.random.default_rng(0).random((1, 4, height, width), np.float32)
+        picture = np.ascontiguousarray((255 * frame[0, :3]).astype(np.uint8).transpose(1, 2, 0))
         times: list[float] = []
         end = time.perf_counter() + 1.3 * seconds
         while (now := time.perf_counter()) < end:
-            engine.infer({"frame": frame})
+            if model == CLOSELY:
+                run.still(picture)
+            else:
+                run.engine.infer({"frame": frame})
             times.append(time.perf_counter() - now)
         return 1000 * statistics.median(times[len(times) // 4 :])
-    finally:
-        engine.close()
 
 
 def measure(model: str, data: Path, limit: int | None, options: dict[str, str], seconds: float) -> dict[str, Any]:
     """Every figure of one model."""
-    engine = engines.load(model, **options)  # type: ignore[arg-type]
-    run = Predictor(engine)
-    found: dict[str, Any] = {}
-    try:
-        for score in (score_people, score_alpha, score_video, score_empty):
+    found: dict[str, Any] = {"video_iou": None, "video_dtssd": None}
+    scores = (score_people, score_alpha, score_empty) if model == CLOSELY else SCORES
+    with opened(model, **options) as run:
+        for score in scores:
             found |= {key: None if math.isnan(v) else round(v, 5) for key, v in score(run, data, limit).items()}
-        size = engines.nearest_size(engine.spec.sizes, 16, 9)
-        found |= {"device": engine.device, "kind": engine.spec.kind, "size": f"{size[0]}x{size[1]}"}
+        spec = run.engine.spec
+        size = engines.nearest_size(spec.sizes, 16, 9)
+        found |= {"device": run.engine.device, "kind": spec.kind, "size": f"{size[0]}x{size[1]}"}
         found |= {"parameters": None, "gflops": None}
         try:
-            cost = count(engine.spec.path, size)
+            cost = count(spec.path, size)
         except ValueError as exc:
             print(exc, file=sys.stderr)
         else:
             found |= {"parameters": cost.parameters, "gflops": round(2e-9 * cost.macs, 4)}
-    finally:
-        engine.close()
+            if model == CLOSELY:
+                found["gflops"] = None  # of several sizes
     for threads in (1, 2):
         found[f"ms_{threads}"] = round(milliseconds(model, threads, options, seconds), 3)
     return found
@@ -331,7 +372,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seconds", type=float, default=2, help="of timing, for each model and number of threads")
     args = parser.parse_args(argv)
     peers = sorted(str(p) for p in (args.data / "models").glob("*.onnx"))
-    models = args.model or [*engines.available_models(), *peers]
+    models = args.model or [*engines.available_models(), CLOSELY, *peers]
     options = {"engine": args.engine, "precision": args.precision}
     results = {}
     try:

@@ -25,12 +25,11 @@ import numpy as np
 from benchmarks.machine import describe
 from engines import load
 from rtbg.backgrounds import open_background, parse_background
-from rtbg.color import small_rgb
 from rtbg.composite import Compositor
 from rtbg.foreground import Foreground
 from rtbg.frame import Array, Frame
 from rtbg.islands import Islands, without_haze
-from rtbg.matting import Matting
+from rtbg.matting import Look
 from rtbg.options import Options, size_of
 from rtbg.smoothing import TwoSided
 from rtbg.sources.demo import DemoSource
@@ -55,25 +54,19 @@ def pictures(size: tuple[int, int], count: int) -> tuple[DemoSource, list[Frame]
 
 def raw_mattes(source: DemoSource, frames: list[Frame], model: str) -> list[tuple[Array, Array]]:
     """(the network's matte, the small grey picture) of each frame."""
-    found: list[tuple[Array, Array]] = []
-
-    class Kept(Matting):
-        def _infer(self) -> Array:
-            matte = super()._infer()
-            found.append((matte.copy(), np.zeros(0, np.uint8)))
-            return matte
-
+    found = []
     engine = load(model, threads=1)
     try:
-        matting = Kept(engine, source.info)
+        look = Look(engine, source.info)
         for frame in frames:
-            matting.push(frame)
+            small = look.reduce(frame)
+            look.see(small)
+            matte = look.matte()
+            look.past[:] = matte
+            found.append((matte, np.asarray(cv2.cvtColor(small, cv2.COLOR_RGB2GRAY))))
     finally:
         engine.close()
-    return [
-        (matte, np.asarray(cv2.cvtColor(small_rgb(f.planes, f.color, *matte.shape[::-1]), cv2.COLOR_RGB2GRAY)))
-        for f, (matte, _) in zip(frames, found, strict=True)
-    ]
+    return found
 
 
 def measure(size: tuple[int, int], count: int, rounds: int, model: str) -> dict[str, float]:

@@ -33,6 +33,9 @@ from rtbg.stats import Stats, Stop
 from rtbg.threads import codec_threads, engine_threads
 from rtbg.upsampling import Edge
 
+# What looks at a picture that is no video (`rtbg.matting.look_closely`): one network at two sizes, the larger first.
+PAIRS = {"balanced": ("quality", "balanced"), "quality": ("quality", "balanced")}
+
 _idle: dict[tuple[object, ...], list[Engine]] = defaultdict(list)
 _lock = threading.Lock()
 
@@ -61,6 +64,20 @@ def borrowed_engine(model: str, engine: str, device: str, threads: int, precisio
         _idle[key].append(taken)
 
 
+@contextmanager
+def _engines(
+    model: str, engine: str, device: str, threads: int, precision: str = "auto", *, closely: bool
+) -> Iterator[list[Engine]]:
+    """The engine of a model; with `closely`, those that look at a picture (`rtbg.matting.look_closely`), of a pair the
+    larger first. No second one where the first is TensorRT's, which compiles for minutes. Raises MattingError."""
+    names = PAIRS.get(model, (model,)) if closely and engine != "tensorrt" else (model,)
+    with ExitStack() as stack:
+        runners = [stack.enter_context(borrowed_engine(names[0], engine, device, threads, precision))]
+        for name in names[1:] if runners[0].name != "tensorrt" else ():
+            runners.append(stack.enter_context(borrowed_engine(name, runners[0].name, device, threads, precision)))
+        yield runners
+
+
 def close_engines() -> None:
     """Closes the engines that are kept for the next call, and ends what they compile meanwhile; a later call loads
     anew. Those in use are not touched. A process that ends need not call it."""
@@ -71,11 +88,13 @@ def close_engines() -> None:
         engine.close()
 
 
-def matte(image: Array, *, model: str | None = None, engine: str = "auto") -> Array:
+def matte(image: Array, *, model: str | None = None, engine: str = "auto", closely: bool = True) -> Array:
     """The alpha matte of one picture.
 
     image: uint8 (H, W, 3) RGB. Returns float32 (H, W): 0 background, 1 person.
-    model: a shipped model's name or an ONNX file; None: the default. Safe to call from several threads.
+    model: a shipped model's name or an ONNX file; None: the default. closely: as pictures are looked at, see
+    `rtbg.matting.look_closely`; False: as a frame of a video is, once by that model alone, in a fifth of the time.
+    Safe to call from several threads.
     Raises ValueError for another kind of array, MattingError when the model cannot run.
     """
     if not isinstance(image, np.ndarray) or image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
@@ -87,8 +106,9 @@ def matte(image: Array, *, model: str | None = None, engine: str = "auto") -> Ar
     color = Color(BT709, FULL)
     planes = rgb_to_planes(image, color, height=height, bits=8, chroma=(1, 1))
     info = StreamInfo(width, height, Fraction(1), Fraction(1), color, chroma=(1, 1), frames=1, still=True)
-    with borrowed_engine(model or Options().model, engine, "auto", engine_threads()) as runner:
-        ((_, alpha),) = Matting(runner, info, Refinement()).push(Frame(planes, 0, Fraction(1), color))
+    with _engines(model or Options().model, engine, "auto", engine_threads(), closely=closely) as runners:
+        matting = _matting(runners, info, Refinement(), closely=closely)
+        ((_, alpha),) = matting.push(Frame(planes, 0, Fraction(1), color))
     return alpha.astype(np.float32) / np.float32(255)
 
 
@@ -115,21 +135,23 @@ def replace_background(
         spec = parse_background(str(background))
         if spec.path is not None and Path(output).exists() and spec.path.samefile(output):
             raise UsageError(f"the output {output} is the background: write to another file")
-        runner = stack.enter_context(
-            borrowed_engine(
-                chosen.model, chosen.engine, chosen.device, chosen.threads or engine_threads(), chosen.precision
-            )
-        )
         if isinstance(source, (str, Path)):
             source = open_source(source, start=chosen.start, duration=chosen.duration)
             stack.callback(source.close)
+        closely = source.info.still and not source.live
+        threads = chosen.threads or engine_threads()
+        runners = stack.enter_context(
+            _engines(chosen.model, chosen.engine, chosen.device, threads, chosen.precision, closely=closely)
+        )
         unseen = chosen.show != "composite" and spec.kind != "transparent"
         behind = open_background("black" if unseen else spec, source.info, fit=chosen.fit)
         stack.callback(behind.close)
         refinement = Refinement(
             smoothing=chosen.smoothing, lookahead=chosen.lookahead, edge=Edge(**edge_of(chosen.edge))
         )
-        frames = open_frames(runner, source.info, refinement, spec, show=chosen.show, wrap=chosen.light_wrap)
+        frames = None
+        if not closely:
+            frames = open_frames(runners[0], source.info, refinement, spec, show=chosen.show, wrap=chosen.light_wrap)
         compositor = Compositor(show=chosen.show, foreground=Foreground(wrap=chosen.light_wrap))
         sink = open_sink(
             output,
@@ -142,5 +164,11 @@ def replace_background(
             overwrite=chosen.overwrite,
             threads=codec_threads(),
         )
-        matting = Matting(runner, source.info, refinement)
+        matting = _matting(runners, source.info, refinement, closely=closely)
         return run(source, matting, behind, [sink], compositor=compositor, frames=frames, stop=stop, progress=progress)
+
+
+def _matting(runners: list[Engine], info: StreamInfo, refinement: Refinement, *, closely: bool) -> Matting:
+    """As `_engines` gave them. A network that does not look at its past has nothing to look twice for."""
+    twice = closely and runners[0].spec.kind == "rtbg"
+    return Matting(runners[0], info, refinement, runners if twice else ())

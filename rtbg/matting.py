@@ -7,6 +7,7 @@ Used by `rtbg.pipeline` and `rtbg.api`. Memory bound: a few small pictures and m
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -53,6 +54,76 @@ class Refinement:
 RAW = Refinement(smoothing=0.0, islands=False, guided=False)
 
 
+class Look:
+    """A network at the one of its sizes that fits a stream: what it sees of a frame, and its raw matte of that.
+
+    engine: its own, and stays the caller's. past: float32 (h, w) in 0..1, to be written into: what it takes for its
+    matte of the picture before, upright as its mattes are."""
+
+    def __init__(self, engine: Engine, info: StreamInfo) -> None:
+        self.engine = engine
+        self._turn = info.rotation
+        width, height = nearest_size(engine.spec.sizes, *info.shown_size)
+        self._stored = (height, width) if info.rotation in (90, 270) else (width, height)
+        self._input = np.zeros((1, 4, height, width), np.float32)
+        self._colours = [np.zeros((height, width), np.uint8) for _ in range(3)]
+        self.past: Array = self._input[0, 3]
+
+    def reduce(self, frame: Frame) -> Array:
+        """uint8 (h, w, 3): a frame's RGB at the network's size, as the frame is stored."""
+        return small_rgb(frame.planes, frame.color, *self._stored)
+
+    def see(self, small: Array) -> None:
+        """Takes what `reduce` gave as the picture of the next `matte`."""
+        if self._turn:
+            small = cv2.rotate(small, _TURN[self._turn])
+        for plane, target in zip(cv2.split(small, self._colours), self._input[0], strict=False):
+            cv2.LUT(plane, _SHARES, target)
+
+    def matte(self, *, mirrored: bool = False) -> Array:
+        """float32 (h, w) in 0..1, upright: the network's matte of the picture; mirrored: from how it looks in a mirror.
+        Raises MattingError for anything that is not one."""
+        frame = np.ascontiguousarray(self._input[..., ::-1]) if mirrored else self._input
+        try:
+            alpha = self.engine.infer({"frame": frame})["alpha"]
+        except EngineError as exc:
+            raise MattingError(str(exc)) from exc
+        if alpha.shape != (1, 1, *self._input.shape[2:]):
+            raise MattingError(
+                f"{self.engine.device} answered a matte of shape {alpha.shape} for {self._input.shape[2:]}"
+            )
+        # A NaN is in no order, so least and most do not tell of one; a sum does. Just these two, and no `np.clip` where
+        # there is nothing to clip: the network has emptied the processor's caches, and what runs once a picture takes
+        # ten times as long as in a loop (that one 0.25 ms, for the code around it).
+        low, high, _, _ = cv2.minMaxLoc(alpha[0, 0])
+        if not (low >= -0.01 and high <= 1.01) or math.isnan(cv2.norm(alpha[0, 0], cv2.NORM_L1)):
+            raise MattingError(f"{self.engine.device} answered values outside 0..1: the matte cannot be trusted")
+        matte: Array = np.array(alpha[0, 0], np.float32)  # a copy: the engine writes its next answer over this one
+        if low < 0 or high > 1:
+            np.clip(matte, 0, 1, out=matte)
+        return matte[:, ::-1] if mirrored else matte
+
+    def stored(self, matte: Array) -> Array:
+        """A matte turned as the frame is stored."""
+        return np.asarray(cv2.rotate(matte, _TURN_BACK[self._turn])) if self._turn else matte
+
+
+def look_closely(looks: Sequence[Look], frame: Frame) -> Array:
+    """A still picture's matte by several networks, float32 (h, w), upright, of the first one's size: each looks at it
+    and at its mirror image, twice, the second time with the mean of what all saw at first as its past; the mean of what
+    they see then is the matte. What that gains is in `training/EXPERIMENTS.md`. Raises MattingError."""
+    for look in looks:
+        look.see(look.reduce(frame))
+        look.past[:] = 0
+    for _ in range(2):
+        mattes = [look.matte(mirrored=mirrored) for look in looks for mirrored in (False, True)]
+        height, width = mattes[0].shape
+        mean = np.mean([cv2.resize(m, (width, height), interpolation=cv2.INTER_LINEAR) for m in mattes], axis=0)
+        for look in looks:
+            cv2.resize(mean, look.past.shape[::-1], dst=look.past, interpolation=cv2.INTER_AREA)
+    return np.asarray(mean)
+
+
 class Matting:
     """Mattes the pictures of one stream, in order. One thread at a time.
 
@@ -64,13 +135,14 @@ class Matting:
 
     Alpha: TypeAlias = Array
 
-    def __init__(self, engine: Engine, info: StreamInfo, refinement: Refinement = RAW) -> None:
+    def __init__(
+        self, engine: Engine, info: StreamInfo, refinement: Refinement = RAW, closely: Sequence[Engine] = ()
+    ) -> None:
+        """closely: for still pictures, which are no stream: all the networks that look at each (`look_closely`),
+        `engine` first; empty: it alone looks, once, and knows its past."""
         self.engine = engine
-        self._turn = info.rotation
-        width, height = nearest_size(engine.spec.sizes, *info.shown_size)
-        self._stored = (height, width) if info.rotation in (90, 270) else (width, height)
-        self._input = np.zeros((1, 4, height, width), np.float32)
-        self._colours = [np.zeros((height, width), np.uint8) for _ in range(3)]
+        self._look = Look(engine, info)
+        self._looks = [self._look, *(Look(other, info) for other in closely[1:])] if closely else []
         self._seen: Array | None = None  # small grey picture of the frame before
         self._time = 0.0
         self._smoothing: TwoSided[Frame] = TwoSided(refinement.smoothing, refinement.lookahead)
@@ -83,17 +155,17 @@ class Matting:
         0 background to 255 person, at the frame's own size. Where the edge was given another shape (`Edge`), it
         is another frame of that time: that of a person of that shape, see `rtbg.foreground.reshaped`.
         The mattes are only to be read: they are the past of those that follow. Raises MattingError."""
-        small = small_rgb(frame.planes, frame.color, *self._stored)
+        look = self._look
+        small = look.reduce(frame)
         grey = np.asarray(cv2.cvtColor(small, cv2.COLOR_RGB2GRAY))
         done = self.flush() if self._forget(grey, frame.seconds) else []
-        if self._turn:
-            small = cv2.rotate(small, _TURN[self._turn])
-        for plane, target in zip(cv2.split(small, self._colours), self._input[0], strict=False):
-            cv2.LUT(plane, _SHARES, target)
-        alpha = self._infer()
-        np.copyto(self._input[0, 3], alpha)
-        matte = np.asarray(cv2.rotate(alpha, _TURN_BACK[self._turn])) if self._turn else alpha
-        finished = self._smoothing.push(frame, matte, grey, frame.seconds)
+        if self._looks:
+            alpha = look_closely(self._looks, frame)
+        else:
+            look.see(small)
+            alpha = look.matte()
+            np.copyto(look.past, alpha)
+        finished = self._smoothing.push(frame, look.stored(alpha), grey, frame.seconds)
         return done + [self._enlarged(m, f) for f, m in finished]
 
     def flush(self) -> list[tuple[Frame, Array]]:
@@ -126,32 +198,11 @@ class Matting:
         last = self._seen
         new = last is None or _is_cut(grey, last) or not 0 <= elapsed <= GAP
         if new:
-            self._input[0, 3] = 0
+            self._look.past[:] = 0
             if isinstance(self.engine, StatefulEngine):
                 self.engine.reset()
         self._seen, self._time = grey, seconds
         return new
-
-    def _infer(self) -> Array:
-        """The network's raw matte, float32 (h, w). Raises MattingError for anything that is not one."""
-        try:
-            alpha = self.engine.infer({"frame": self._input})["alpha"]
-        except EngineError as exc:
-            raise MattingError(str(exc)) from exc
-        if alpha.shape != (1, 1, *self._input.shape[2:]):
-            raise MattingError(
-                f"{self.engine.device} answered a matte of shape {alpha.shape} for {self._input.shape[2:]}"
-            )
-        # A NaN is in no order, so least and most do not tell of one; a sum does. Just these two, and no `np.clip` where
-        # there is nothing to clip: the network has emptied the processor's caches, and what runs once a picture takes
-        # ten times as long as in a loop (that one 0.25 ms, for the code around it).
-        low, high, _, _ = cv2.minMaxLoc(alpha[0, 0])
-        if not (low >= -0.01 and high <= 1.01) or math.isnan(cv2.norm(alpha[0, 0], cv2.NORM_L1)):
-            raise MattingError(f"{self.engine.device} answered values outside 0..1: the matte cannot be trusted")
-        matte: Array = np.array(alpha[0, 0], np.float32)  # a copy: the engine writes its next answer over this one
-        if low < 0 or high > 1:
-            np.clip(matte, 0, 1, out=matte)
-        return matte
 
 
 def _is_cut(grey: Array, last: Array) -> bool:

@@ -124,10 +124,11 @@ def test_one_line_of_json_with_every_figure_of_every_model(report: tuple[list[st
     assert set(found) == {"benchmark", "machine", "settings", "models"}
     assert found["benchmark"] == "quality"
     assert found["settings"] == {"limit": 2, "engine": "auto", "precision": "auto"}
-    assert list(found["models"]) == [*engines.available_models(), "nothing", "sticky", "truth"]
+    assert list(found["models"]) == [*engines.available_models(), "closely", "nothing", "sticky", "truth"]
     for name, figures in found["models"].items():
         assert set(figures) == FIGURES
-        assert all(figures[key] is not None for key in FIGURES)
+        none = {"video_iou", "video_dtssd", "gflops"} if name == "closely" else set()
+        assert {key for key in FIGURES if figures[key] is None} == none
         assert sum(line.split()[0] == name for line in lines if line) == 1, "its row in the table"
         assert all(0 <= figures[f"iou_{group}"] <= 1 for group in ("sup", "pic"))
         assert figures["ms_1"] > 0
@@ -159,6 +160,13 @@ def test_the_truth_scores_full_marks(report: tuple[list[str], dict]) -> None:
     assert (figures["empty_alpha"], figures["empty_wrong"]) == (0, 0), "a background that is not held out was read"
     assert (figures["parameters"], figures["size"], figures["kind"]) == (4, "640x360", "rtbg")
     assert figures["gflops"] == round(2e-9 * 4 * 640 * 360, 4)
+
+
+def test_pictures_are_looked_at_closely(data: Path, report: tuple[list[str], dict]) -> None:
+    with closing(engines.load(data / "models" / "truth.onnx")) as truth:
+        assert quality.score_people(quality.Closely([truth, truth]), data, None) == {"iou_sup": 1, "iou_pic": 0.5}
+    figures = report[1]["models"]
+    assert figures["closely"]["size"] == figures["quality"]["size"], "the larger of the two"
 
 
 def test_nothing_scores_nothing(report: tuple[list[str], dict]) -> None:

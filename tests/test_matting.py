@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fractions import Fraction
 from itertools import pairwise
+from pathlib import Path
 from types import SimpleNamespace
 
 import cv2
@@ -173,6 +174,55 @@ def test_frames_come_out_once_in_order_with_their_own_matte(lookahead: int) -> N
     for f, alpha in out:
         here, there = alpha[10:30, 10:40].mean(), alpha[-30:-10, -40:-10].mean()
         assert (here > 150 > 60 > there) if f.pts < 6 else (there > 150 > 60 > here), f.pts
+
+
+def test_a_picture_is_looked_at_closely() -> None:
+    """Two sizes, each with its mirror image, twice; the second time the past is the mean of what was seen first. What
+    the recorders answer, the red channel, is the same each time: so is the matte."""
+    large, small = Recorder(((128, 96),)), Recorder(((64, 48),))
+    matting = Matting(large, info(256, 192), RAW, [large, small])  # type: ignore[arg-type, list-item]
+    for pts, rgb in enumerate((red(256, 192), red(256, 192)[:, ::-1])):
+        large.inputs.clear()
+        small.inputs.clear()
+        ((_, alpha),) = matting.push(frame(np.ascontiguousarray(rgb), pts))
+        for inputs in (large.inputs, small.inputs):
+            assert len(inputs) == 4
+            for plain, mirrored in (inputs[:2], inputs[2:]):
+                np.testing.assert_array_equal(mirrored, plain[..., ::-1])
+            assert not inputs[0][0, 3].any() and not inputs[1][0, 3].any(), "no past at first"
+            np.testing.assert_array_equal(inputs[2][0, :3], inputs[0][0, :3])
+            np.testing.assert_allclose(inputs[2][0, 3], inputs[0][0, 0], atol=0.5 if inputs is large.inputs else 0.1)
+            assert np.abs(inputs[2][0, 3] - inputs[0][0, 0]).mean() < 0.01
+        assert np.abs(alpha.astype(int) - rgb[..., 0]).mean() < 3 and alpha.max() > 190
+
+
+@pytest.mark.parametrize("rotation", [90, 180, 270])
+def test_a_turned_picture_is_looked_at_upright_and_comes_back_as_it_lies(rotation: int) -> None:
+    stored = red(96, 128)
+    engines = [Recorder(((128, 96), (96, 128))), Recorder()]
+    matting = Matting(engines[0], info(96, 128, rotation=rotation), RAW, engines)  # type: ignore[arg-type]
+    ((_, alpha),) = matting.push(frame(stored))
+    upright = np.rot90(stored[..., 0], rotation // 90)
+    for engine in engines:
+        height, width = engine.inputs[0].shape[2:]
+        assert (height > width) == (upright.shape[0] > upright.shape[1])
+        expected = cv2.resize(np.ascontiguousarray(upright), (width, height), interpolation=cv2.INTER_AREA)
+        assert np.abs(engine.inputs[2][0, 3] * 255 - expected).mean() < 3
+    assert alpha[10, 10] > 190 and alpha[-10, 10] < 5 and alpha[10, -10] < 5
+
+
+def test_a_photograph_gets_the_closer_look_and_matte_can_do_without(tmp_path: Path) -> None:
+    from skimage.data import astronaut
+
+    rgb = astronaut()
+    closely, once = rtbg.matte(rgb), rtbg.matte(rgb, closely=False)
+    assert np.array_equal(closely, rtbg.matte(rgb)), "no state is left"
+    assert np.array_equal(closely, rtbg.matte(rgb, model="quality")), "both look, whichever is named"
+    assert 0 < np.abs(closely - once).mean() < 0.03
+    cv2.imwrite(str(tmp_path / "photo.png"), cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))
+    rtbg.replace_background(tmp_path / "photo.png", tmp_path / "cut.png", background="transparent")
+    alpha = cv2.imread(str(tmp_path / "cut.png"), cv2.IMREAD_UNCHANGED)[..., 3] / 255
+    assert np.abs(alpha - closely).max() < 0.02
 
 
 def test_refinement_calms_a_noisy_edge() -> None:

@@ -16,6 +16,7 @@ from onnx import TensorProto
 from onnx import helper as oh
 
 import engines.signature
+import rtbg
 from engines import Engine, EngineError, StatefulEngine, load
 from engines.segmenter import guess_activation, probe_picture
 from rtbg.color import rgb_to_planes
@@ -222,6 +223,15 @@ def test_recurrent(engine, ratio, tmp_path, caplog):
     loaded.reset()
     with pytest.raises(EngineError, match="closed"):
         loaded.infer({"frame": frame})
+
+
+@pytest.mark.parametrize("make", [make_segmenter, make_mattor])
+def test_a_picture_is_looked_at_once_by_a_network_that_takes_no_past(make, tmp_path):
+    """A second look of a mattor would be one at the next picture of a video."""
+    path = str(card(make(tmp_path / "m.onnx"), sizes=[SIZE], range=[0, 1]))
+    rgb = (255 * picture()[0, :3]).astype(np.uint8).transpose(1, 2, 0)
+    mattes = [rtbg.matte(np.ascontiguousarray(rgb), model=path, closely=closely) for closely in (True, False)]
+    assert np.ptp(mattes[0]) > 0.2 and np.array_equal(*mattes)
 
 
 @pytest.mark.parametrize("why", ["cut", "gap", "backwards", "reset", "new stream", None])
