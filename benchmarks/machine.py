@@ -6,7 +6,7 @@ import platform
 from importlib.metadata import version
 from pathlib import Path
 
-from rtbg.threads import cores
+from engines.machine import cores
 
 
 def describe() -> dict[str, str]:

@@ -1,7 +1,7 @@
 """Figures of mattes and composites against a known truth.
 
 MAD, MSE, Grad, Conn and dtSSD are those of Robust Video Matting (Lin et al. 2021, `evaluation/evaluate_lr.py`), with
-its scales; the others are defined here. Used by `benchmarks.quality_video`.
+its scales; the others are defined here. Used by `benchmarks.quality_video`, `quality` and `past`.
 
 Mattes are float32 (H, W), 0 background to 1 person. Every function raises ValueError for arrays that do not fit.
 """

@@ -13,7 +13,7 @@ before, and beside it with an empty one for every picture:
     repeats           person/val pictures, each --repeats times: mean absolute difference, x1e3, between the last and
                       the first matte, and between both and the truth (a drift is a last one that is worse)
 
-Ends with one JSON object. Memory bound: one picture and its truth.
+Ends with one JSON object. Memory bound: what `benchmarks.scenes` keeps of one scene.
 """
 
 from __future__ import annotations

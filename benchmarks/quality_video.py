@@ -42,6 +42,7 @@ from rtbg.composite import composite
 from rtbg.foreground import Foreground
 from rtbg.frame import Array, StreamInfo
 from rtbg.islands import Islands, without_haze
+from rtbg.options import Options
 from rtbg.smoothing import TwoSided
 from rtbg.upsampling import Upsampler
 
@@ -49,7 +50,6 @@ ROWS = ("raw, bilinear", "+ smoothing", "+ guided", "+ foreground", "two-sided",
 COLUMNS = ("mad", "mse", "grad", "conn", "dtssd", "f", "flicker", "trail", "halo", "rim")
 BACKGROUNDS = ((0, 200, 60), (240, 240, 240), (15, 15, 25))
 EVERY = 6  # the slow figures are taken of every so many pictures
-LOOKAHEAD = 3
 BLURS = ("of the whole picture", "without the person")
 BLUR_COLUMNS = ("bleed", "rim", "brightness")
 Done = tuple[Picture, Array, tuple[Array, ...]]  # the matte (uint8) and the planes that are composited with it
@@ -245,7 +245,7 @@ def methods(session: Any, strength: float) -> dict[str, Method]:
         Chain(smoothing=strength),
         Chain(smoothing=strength, guided=True),
         Chain(smoothing=strength, guided=True, foreground=True),
-        Chain(smoothing=strength, guided=True, foreground=True, lookahead=LOOKAHEAD),
+        Chain(smoothing=strength, guided=True, foreground=True, lookahead=Options().lookahead),
         MediaPipe(session),
     ]
     return dict(zip(ROWS, made, strict=True))

@@ -6,7 +6,7 @@
     load -> runner (a library opens the file) -> adapter (what its tensors mean, by signature) = Engine
               └ with an NVIDIA GPU: the next best runner at once, TensorRT when it has compiled (`engines.swap`)
 
-Importing this loads no engine's library; `load` does. Used by `rtbg` and by `training.export`.
+Importing this loads no engine's library; `load` does. Used by `rtbg` and `benchmarks`.
 """
 
 from __future__ import annotations

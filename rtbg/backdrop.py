@@ -23,7 +23,7 @@ import numpy as np
 from rtbg.backgrounds import BackgroundSpec, open_background, parse_background
 from rtbg.color import solid
 from rtbg.control import Control
-from rtbg.errors import BackgroundError, RtbgError, UsageError
+from rtbg.errors import BackgroundError, UsageError
 from rtbg.frame import Array, Frame, StreamInfo
 from rtbg.progress import say as say_on_stderr
 from rtbg.protocols import Background
@@ -221,7 +221,7 @@ class Backdrop:
             if stamp is None:
                 raise BackgroundError(f"no such background file: {slot.path}")
             fresh = self._open(parse_background(str(slot.path)))
-        except (RtbgError, OSError, MemoryError) as exc:
+        except Exception as exc:  # whatever a library makes of a damaged file: the others are still looked at
             reason = " ".join(str(exc).split()) or type(exc).__name__
             self._say(f"rtbg: warning: {reason}; the background stays as it was")
             return

@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, NoReturn
 from rtbg.control import Control
 from rtbg.errors import Aborted, MattingError, OutputError, RtbgError, UsageError
 from rtbg.options import CODECS, ENGINES, FAILURES, FITS, PRECISIONS, SHOWS, Options, seconds
+from rtbg.paths import is_folder
 from rtbg.progress import progress_bar, say
 from rtbg.stats import Stats, Stop
 from rtbg.version import __version__
@@ -156,6 +157,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         for name in ("size", "fps", "mirror", "vcam", "preview", "mic"):
             if getattr(args, name):
                 raise UsageError(f"--{name} is for --webcam")
+        if options.on_failure != Options().on_failure:
+            raise UsageError("--on-failure is for --webcam")
         stop = Stop()
         with _signals(stop, quiet=args.quiet):
             return _files(args, options, stop)
@@ -192,7 +195,9 @@ def _inform(args: argparse.Namespace, options: Options) -> int:
         return run_doctor(options, args.webcam or "")
     from rtbg.cameras import describe, list_cameras
 
-    sys.stdout.write(describe(list_cameras()).rstrip() + "\n")
+    with suppress(BrokenPipeError):  # whoever read it has enough
+        sys.stdout.write(describe(list_cameras()).rstrip() + "\n")
+        sys.stdout.flush()
     return DONE
 
 
@@ -248,9 +253,9 @@ def plan_outputs(
     """(input, output) pairs; the demo's input is None. Raises UsageError, OutputError."""
     sources: list[Path | None] = [*inputs, *([None] if demo else [])]
     folder = None
-    if output is not None and (output.endswith(("/", "\\")) or Path(output).is_dir()):
+    if output is not None and (output.endswith(("/", "\\")) or is_folder(output)):
         folder = Path(output)
-        if not folder.is_dir():
+        if not is_folder(folder):
             raise OutputError(f"the output folder {folder} does not exist: create it first")
     if output is not None and folder is None:
         if len(sources) > 1:
@@ -315,9 +320,7 @@ def _one(source: Path | None, output: Path, options: Options, stop: Stop, args: 
     else:
         opened, label = DemoSource(start=options.start, seconds=options.duration or DemoSource.SECONDS), "demo"
     with progress_bar(label, opened.info, show=not args.quiet) as progress:
-        stats = replace_background(
-            opened, output, background=options.background, options=options, stop=stop, progress=progress
-        )
+        stats = replace_background(opened, output, options=options, stop=stop, progress=progress)
     if not args.quiet:
         _report(stats, verbose=args.verbose)
     return stats

@@ -19,10 +19,10 @@ from rtbg.control import Control
 from rtbg.errors import UsageError
 from rtbg.frame import Array, Frame, StreamInfo
 from rtbg.link import Link, LinkAborted, LinkClosed
+from rtbg.options import FAILURES
 from rtbg.protocols import Sink
 from rtbg.stats import Latency, Stop
 
-POLICIES = ("card", "freeze", "black")
 GAP = 1.5  # intervals without a picture after which the clock fills in
 HELD = 2.0  # seconds of pictures that wait for a sink without a clock
 TICK = 0.1  # seconds within which a sink without a clock notices that something is wrong
@@ -47,10 +47,10 @@ class Cover:
     """What is shown instead of the camera's pictures, and why. From any thread."""
 
     def __init__(self, card: tuple[Array, ...], info: StreamInfo, *, on_failure: str, patience: float) -> None:
-        """card: planes as frames of `info` have them. on_failure: one of POLICIES. patience: seconds for which the
-        last picture may stand in for one that does not come. Raises UsageError for another policy."""
-        if on_failure not in POLICIES:
-            raise UsageError(f"--on-failure is {', '.join(POLICIES[:-1])} or {POLICIES[-1]}, not {on_failure!r}")
+        """card: planes as frames of `info` have them. on_failure: one of `options.FAILURES`. patience: seconds for
+        which the last picture may stand in for one that does not come. Raises UsageError for another policy."""
+        if on_failure not in FAILURES:
+            raise UsageError(f"--on-failure is {', '.join(FAILURES[:-1])} or {FAILURES[-1]}, not {on_failure!r}")
         self._policy, self._info = on_failure, info
         self.patience = patience
         self._lock = threading.Lock()

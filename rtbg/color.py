@@ -11,14 +11,14 @@ from functools import lru_cache
 import cv2
 import numpy as np
 
-from rtbg.frame import BT709, BT2020_NCL, FULL, RANGE_UNSPECIFIED, UNSPECIFIED, Array, Color
+from rtbg.frame import BT470BG, BT709, BT2020_NCL, FULL, RANGE_UNSPECIFIED, UNSPECIFIED, Array, Color
 from rtbg.known import halved
 
 # Luma weights (Kr, Kb) of each matrix, ITU-T H.273 table 4.
 _WEIGHTS = {
     BT709: (0.2126, 0.0722),
     4: (0.30, 0.11),
-    5: (0.299, 0.114),
+    BT470BG: (0.299, 0.114),
     6: (0.299, 0.114),
     7: (0.212, 0.087),
     BT2020_NCL: (0.2627, 0.0593),
@@ -30,7 +30,7 @@ def weights(color: Color, height: int) -> tuple[float, float]:
     """(Kr, Kb). An untagged picture is BT.709 from 720 lines up and BT.601 below, as players take it."""
     if color.matrix in _WEIGHTS:
         return _WEIGHTS[color.matrix]
-    return _WEIGHTS[BT709] if height >= 720 else _WEIGHTS[5]
+    return _WEIGHTS[BT709] if height >= 720 else _WEIGHTS[BT470BG]
 
 
 def is_full(color: Color) -> bool:
@@ -188,5 +188,5 @@ def tagged(color: Color, height: int) -> Color:
     """The colour with its matrix spelt out: what an untagged picture of that height is taken for."""
     if color.matrix != UNSPECIFIED and color.range != RANGE_UNSPECIFIED:
         return color
-    matrix = color.matrix if color.matrix != UNSPECIFIED else (BT709 if height >= 720 else 5)
+    matrix = color.matrix if color.matrix != UNSPECIFIED else (BT709 if height >= 720 else BT470BG)
     return Color(matrix, FULL if is_full(color) else 1, color.primaries, color.transfer)

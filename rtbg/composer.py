@@ -234,6 +234,7 @@ class Composer:
             raise
         except BaseException as again:  # not even that: it is opened anew
             _log.info("live: resetting the matting failed: %s", reason(again))
+            close_quietly(self._matting and self._matting.engine)
             self._matting = None
 
     def _forget(self) -> None:

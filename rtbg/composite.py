@@ -21,7 +21,7 @@ from rtbg.options import SHOWS
 
 
 class Compositor:
-    """`composite` with scratch arrays kept from frame to frame. For one thread at a time."""
+    """`composite` with what its `Foreground` keeps from frame to frame. For one thread at a time."""
 
     def __init__(self, *, show: str = "composite", foreground: Foreground | None = None) -> None:
         """show: one of `options.SHOWS`. foreground: estimates the person's own colours at the edge first; None: the

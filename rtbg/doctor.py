@@ -16,9 +16,9 @@ import textwrap
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from fractions import Fraction
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,7 @@ from rtbg.doctor_system import NOTE, OK, PROBLEM, Finding
 from rtbg.errors import OutputError, RtbgError, UsageError
 from rtbg.frame import LIMITED, SMPTE170M, Array, Color, Frame
 from rtbg.options import ENGINES, Options, size_of
+from rtbg.paths import is_file
 from rtbg.progress import say
 from rtbg.protocols import Sink
 from rtbg.threads import engine_threads, ordinary_priority
@@ -53,6 +54,10 @@ _COMMAND = re.compile("(sudo|echo|pip) ")
 _STEP = re.compile("(?:: |, then:? )(?=sudo |echo |pip )|(?:, then|;) (?=log out|to have )")
 SIZE, RATE = (1280, 720), 30  # of a usual run; the loop test's too, as a reader that stays holds the camera to it
 _PICTURE_SECONDS = 5.0  # for the camera's first
+_PACKAGES = {  # of engines that come as several, in the order in which they are looked for
+    "tensorrt": ("tensorrt", "tensorrt-rtx"),
+    "onnxruntime": ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "onnxruntime-openvino"),
+}
 _LOOP_RATE = 15
 _LOOP_COLOR = (90, 70, 190)  # of no picture that anybody would take for the test's by chance
 _LOOP_SECONDS = 60.0  # for a reader on a slow machine; it stops as soon as it has its pictures
@@ -83,7 +88,7 @@ def examine(options: Options | None = None, spec: str = "") -> list[Finding]:
     known = list_cameras()
     webcam = _webcam(known, spec)
     seen = cameras(known, options)
-    if Path(spec).is_file():  # it stands in for a camera
+    if is_file(spec):  # it stands in for a camera
         seen = [replace(f, state=NOTE) if f.state == PROBLEM else f for f in seen]
     if not any(f.state == PROBLEM for f in seen):
         seen += picture(options, spec)
@@ -375,10 +380,10 @@ def native_code() -> list[Finding]:
 
 
 def _engine_package(name: str) -> str:
-    try:
-        return f"{name} {importlib.metadata.version(name).partition('-')[0]}"
-    except importlib.metadata.PackageNotFoundError:
-        return f"{name} no"
+    for package in _PACKAGES.get(name, (name,)):
+        with suppress(importlib.metadata.PackageNotFoundError):
+            return f"{package} {importlib.metadata.version(package).partition('-')[0]}"
+    return f"{name} no"
 
 
 def codecs() -> list[Finding]:

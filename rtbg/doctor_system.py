@@ -24,7 +24,8 @@ _SECURE_BOOT = "sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e0
 # In a process of its own: a broken driver may crash whoever asks it.
 _CUDA = """
 import ctypes
-cuda = ctypes.CDLL("libcuda.so.1")
+import sys
+cuda = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
 error = cuda.cuInit(0)
 if error:
     raise SystemExit(f"error {error}")

@@ -82,7 +82,12 @@ class Options:
         }
         for field, kind in kinds.items():
             if not isinstance(getattr(self, field), kind):
-                raise UsageError(f"--{field} is a number, not {getattr(self, field)!r}")
+                raise UsageError(f"--{field.replace('_', '-')} is a number, not {getattr(self, field)!r}")
+        for field in ("edge", "model", "device", "size", "vcam", "mic", "preset"):
+            value = getattr(self, field)
+            optional = field in ("size", "vcam", "mic", "preset")
+            if not isinstance(value, str) and not (optional and value is None):
+                raise UsageError(f"--{field} is a text, not {value!r}")
         if not 0 <= self.start < float("inf"):
             raise UsageError(f"--start is 0 or more seconds, not {self.start}")
         if self.duration is not None and not self.duration > 0:

@@ -24,7 +24,6 @@ WINDOW = 1.0  # seconds over which fps and stage times are taken
 CALM = 1.0  # seconds between two lines about trouble, so that one that comes and goes does not fill a log
 OFTEN = 10.0  # seconds between two lines of a verbose log
 _LASTS = re.compile(r"\d[\d.]* s\b")  # how long trouble has lasted, in its text
-NARROW = 80  # columns in which the line is whole; its width where that cannot be asked for
 
 
 @contextmanager
@@ -92,7 +91,7 @@ def _times(stages: dict[str, float]) -> str:
 
 
 def status_line(stats: Stats, fps: float, control: Control, name: str, width: int) -> str:
-    """One line of at most `width` columns; whole from NARROW up, but for long names, which lose their middle."""
+    """One line of at most `width` columns; whole from 80 on, but for long names, which lose their middle."""
     parts = [word for word, on in (("FROZEN", control.frozen), ("MATTE", control.matte)) if on]
     parts += _figures(stats, fps)
     room = width - sum(len(p) + 2 for p in parts)

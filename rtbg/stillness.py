@@ -37,9 +37,7 @@ _LOWER = 0.3246  # mean of the lower half of |x| where x has a normal distributi
 class StillGate:
     """Compares each picture with the last one that was inferred. One thread at a time."""
 
-    def __init__(self, longest: float = LONGEST) -> None:
-        """longest: seconds since the last inference within which there is to be another."""
-        self._longest = longest
+    def __init__(self) -> None:
         self._now: list[Array] = []
         self._then: list[Array] = []
         self._time = self._inferred = 0.0
@@ -51,7 +49,7 @@ class StillGate:
         step, self._time = frame.seconds - self._time, frame.seconds
         halvings = max(1, int(math.log2(max(2, frame.height / ROWS))))
         self._now = [self._blocks(p, 1 << halvings) for p in frame.planes[:3]]
-        if not self._then or step <= 0 or self._time - self._inferred + step > self._longest:
+        if not self._then or step <= 0 or self._time - self._inferred + step > LONGEST:
             return False
         most = MOST if halvings > 2 else MOST_SMALL
         return not any(_changed(a, b, most) for a, b in zip(self._now, self._then, strict=True))

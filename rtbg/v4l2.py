@@ -25,7 +25,7 @@ from typing import NamedTuple
 CAP_CAPTURE, CAP_OUTPUT, CAP_DEVICE_CAPS = 0x1, 0x2, 0x80000000
 BUF_CAPTURE, BUF_OUTPUT = 1, 2
 FMT_COMPRESSED = 0x1
-DISCRETE, CONTINUOUS, STEPWISE = 1, 2, 3  # of sizes and of intervals alike
+DISCRETE = 1  # of sizes and of intervals alike; the others are ranges
 
 _CAPABILITY = struct.Struct("<16s32s32sIII12x")
 _FMTDESC = struct.Struct("<III32sI16x")
@@ -252,21 +252,14 @@ def capability(path_or_fd: str | int) -> Capability:
         return parse_capability(_ask(fd, QUERYCAP, bytes(_CAPABILITY.size)))
 
 
-def formats(path: str, *, output: bool = False) -> list[Format]:
-    """The formats that a device takes (output) or gives, with their sizes and rates. Raises OSError."""
+def formats(path: str) -> list[Format]:
+    """The formats that a camera gives, with their sizes and rates. Raises OSError."""
     found = []
     with opened(path) as fd:
-        buffer_type = BUF_OUTPUT if output else BUF_CAPTURE
-        for data in _listed(fd, ENUM_FMT, lambda i: _FMTDESC.pack(i, buffer_type, 0, b"", 0)):
+        for data in _listed(fd, ENUM_FMT, lambda i: _FMTDESC.pack(i, BUF_CAPTURE, 0, b"", 0)):
             code, description, compressed = parse_format_description(data)
             found.append(Format(fourcc(code), description, compressed, _sizes(fd, code)))
     return found
-
-
-def rates_at(path: str, code: str, size: tuple[int, int]) -> tuple[tuple[Fraction, ...], bool]:
-    """(rates, fastest first, whether everything between too) of a format at one size. Raises OSError."""
-    with opened(path) as fd:
-        return _rates(fd, int.from_bytes(code.ljust(4).encode("latin-1"), "little"), size)
 
 
 def get_format(path_or_fd: str | int, output: bool) -> PixelFormat:

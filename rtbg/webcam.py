@@ -29,6 +29,7 @@ from rtbg.keys import terminal_keys
 from rtbg.live import run_live
 from rtbg.matting import Matting, Refinement
 from rtbg.options import Options, edge_of, size_of
+from rtbg.paths import is_file, same_file
 from rtbg.preview import Preview
 from rtbg.progress import say
 from rtbg.protocols import Sink
@@ -52,12 +53,12 @@ def open_camera(spec: str, options: Options) -> tuple[WebcamSource | PacedSource
     """The source that `--webcam SPEC` names, and the camera's path (None: a file stands in). The camera itself is
     opened by the first read. Raises InputError, UsageError."""
     size = size_of(options.size) if options.size else None
-    if spec and Path(spec).is_file():
+    if spec and is_file(spec):
         return PacedSource(spec, size=size, rate=options.fps, mirror=options.mirror), None
     try:
         camera = find_camera(spec)
     except InputError:
-        if _means_a_file(spec) and not Path(spec).exists():
+        if _means_a_file(spec) and not is_file(spec):
             raise InputError(f"{spec}: no such file") from None
         raise
     source = WebcamSource(camera, size=size or SIZE, rate=options.fps or RATE, mirror=options.mirror)
@@ -106,7 +107,7 @@ def refuse_overwriting(record: str, spec: str, backgrounds: Sequence[str], mic: 
     """Raises UsageError where the recording would take the place of a file that is read meanwhile."""
     behind = [str(path) for path in (parse_background(b).path for b in backgrounds) if path is not None]
     for name in (spec, *behind, mic or ""):
-        if name and Path(record).is_file() and Path(name).is_file() and os.path.samefile(record, name):  # noqa: PTH121
+        if is_file(record) and same_file(record, name):
             raise UsageError(f"the recording {record} is a file that is read: choose another name with -o")
 
 

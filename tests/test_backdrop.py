@@ -214,6 +214,28 @@ def test_a_failed_reload_keeps_the_old_and_says_one_line(tmp_path: Path, opened:
     assert near(colour(backdrop.at(camera(0), NOBODY)), GREEN) and len(said) == 2
 
 
+def test_whatever_a_library_raises_files_are_read_again(
+    tmp_path: Path, opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    path = picture(tmp_path / "a.png", RED)
+    backdrop = opened(str(path), say=said.append)
+    parse, faults = parse_background, [cv2.error("damaged"), av.error.InvalidDataError(1, "damaged"), ValueError("odd")]
+
+    def parse_once(spec: str) -> BackgroundSpec:
+        if faults:
+            raise faults.pop()
+        return parse(spec)
+
+    monkeypatch.setattr("rtbg.backdrop.parse_background", parse_once)
+    for k in range(3):
+        picture(path, (0, 0, 10 * k))
+        eventually(lambda k=k: len(said) == k + 1)  # type: ignore[misc]
+    picture(path, GREEN)
+    eventually(lambda: backdrop.version == 1)
+    assert near(colour(backdrop.at(camera(0), NOBODY)), GREEN)
+
+
 def test_a_file_is_not_read_while_it_is_written(tmp_path: Path, opened: Open) -> None:
     said: list[str] = []
     path = picture(tmp_path / "a.png", RED)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from fractions import Fraction
 from pathlib import Path
 
@@ -233,6 +234,10 @@ def test_an_existing_file_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         ("cut.png", "cut.png"),
         ("head.mp4", "head.mp4"),
         ("sound.m4a", "neither a picture nor a video"),
+        ("phone.heic", "HEIC picture.*JPEG or PNG"),
+        ("~nobody-of-that-name/beach.jpg", "no such background file"),
+        ("float.tif", "float.tif is not a picture that can be read"),
+        ("wide.tif", "wide.tif is not a picture that can be read"),
     ],
 )
 def test_errors(spec: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -243,6 +248,9 @@ def test_errors(spec: str, says: str, tmp_path: Path, monkeypatch: pytest.Monkey
     (tmp_path / "notes.txt").write_text("a note\n" * 30)
     (tmp_path / "junk.jpg").write_bytes(bytes(range(256)) * 20)
     (tmp_path / "cut.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(40))
+    (tmp_path / "phone.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(200))
+    cv2.imwrite(str(tmp_path / "float.tif"), np.full((48, 64, 4), 0.5, np.float32))
+    cv2.imwrite(str(tmp_path / "wide.tif"), np.full((48, 64, 4), 9, np.int32))
     (tmp_path / "head.mp4").write_bytes(make_video(tmp_path / "v.mp4").read_bytes()[:600])
     with av.open(str(tmp_path / "sound.m4a"), "w", format="mp4") as out:
         stream = out.add_stream("aac", rate=48000, layout="mono")
@@ -252,6 +260,26 @@ def test_errors(spec: str, says: str, tmp_path: Path, monkeypatch: pytest.Monkey
     with pytest.raises(BackgroundError, match=says) as caught:
         open_background(spec, info_of(64, 48))
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 220
+
+
+def test_a_name_that_is_too_long_and_a_closed_folder(tmp_path: Path) -> None:
+    with pytest.raises(BackgroundError, match=r"cannot be read \(File name too long\): choose another file"):
+        parse_background(str(tmp_path / f"{'a' * 300}.jpg"))
+    if not hasattr(os, "geteuid"):
+        return
+    (tmp_path / "closed").mkdir()
+    write_png(tmp_path / "closed" / "a.png", flat(TEAL))
+    (tmp_path / "closed").chmod(0)
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(65534)
+    try:
+        with pytest.raises(BackgroundError, match=r"cannot be read \(Permission denied\)"):
+            parse_background(str(tmp_path / "closed" / "a.png"))
+    finally:
+        if root:
+            os.seteuid(0)
+        (tmp_path / "closed").chmod(0o700)
 
 
 def test_wrong_fit() -> None:

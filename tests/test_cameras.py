@@ -199,4 +199,5 @@ def test_colour_of_raw_pictures(colorspace: int, encoding: int, quantization: in
 
 
 def test_this_machine_can_be_asked() -> None:
-    assert all(isinstance(c, Camera) for c in cameras.list_cameras())
+    found = cameras.list_cameras()
+    assert isinstance(found, list) and all(isinstance(c, Camera) for c in found)

@@ -152,6 +152,11 @@ def test_bad_input_is_one_line(tmp_path: Path) -> None:
     failed(rtbg(clip, "-o", out, "--lookahead", "99"), 2, "--lookahead")
     failed(rtbg("--webcam", clip, "--lookahead", "5"), 2, "--lookahead is for files")
     failed(rtbg(clip, "-o", out, "--start", "1:-5"), 2, "1:-5")
+    failed(rtbg(clip, "-o", out, "--on-failure", "black"), 2, "--on-failure is for --webcam")
+    failed(rtbg(clip, "-o", tmp_path / f"{'o' * 300}.mp4"), 1, "File name too long")
+    failed(rtbg("--webcam", tmp_path / f"{'i' * 300}.mp4"), 1, "no such file")
+    (tmp_path / "tiny.webp").write_bytes(b"RIFF\x0c\0\0\0WEBPVP8X")
+    failed(rtbg(tmp_path / "tiny.webp", "-o", out), 1, "tiny.webp")
     cv2.imwrite(str(tmp_path / "bg.png"), picture(64, 48, 0))
     failed(rtbg(clip, "-o", tmp_path / "bg.png", "--bg", tmp_path / "bg.png", "-y"), 2, "background")
     assert not out.exists() and sorted(p.name for p in tmp_path.iterdir() if p.name.startswith(".")) == []

@@ -4,6 +4,7 @@ virtual camera is tested in the virtual machine of tests/camera_vm."""
 from __future__ import annotations
 
 import errno
+import importlib.util
 import subprocess
 import sys
 import threading
@@ -164,6 +165,13 @@ def test_a_slow_engine_is_told_and_one_that_is_too_slow_to_show_anything_is_a_pr
     assert possible == (SPEED not in states)
     if not possible:
         assert "not possible: too slow a processor. Files work" in verdict([*WELL, *found])
+
+
+def test_an_engine_is_found_under_each_of_its_packages_names():
+    (installed,) = [f.text for f in doctor.engine(Options(model="fast")) if f.text.startswith("installed: ")]
+    for name, packages in (("tensorrt", {"tensorrt", "tensorrt-rtx"}), ("openvino", {"openvino"})):
+        here = {p for p in packages if importlib.util.find_spec(p.replace("-", "_"))}
+        assert (f"{name} no" in installed) == (not here) and all(f"{p} " in installed for p in here)
 
 
 def test_every_codec_opens():

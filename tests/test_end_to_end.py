@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import rtbg
+from rtbg.errors import UsageError
 from rtbg.sources import open_source
 from rtbg.sources.demo import DemoSource
 from tests.media import make_video, read_video
@@ -53,6 +54,27 @@ def phone_video(path: Path, *, rotation: int = 0) -> Path:
             out.mux(sound.encode(part))
         out.mux(sound.encode(None))
     return path
+
+
+def test_the_background_of_the_options_unless_another_is_named(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "in.png"), np.full((48, 64, 3), 90, np.uint8))
+    options = rtbg.Options(background="#00ff00", overwrite=True)
+    for named, want in ((None, (0, 255, 0)), ("#ff0000", (0, 0, 255))):
+        rtbg.replace_background(tmp_path / "in.png", tmp_path / "out.png", background=named, options=options)
+        assert np.abs(cv2.imread(str(tmp_path / "out.png")).astype(int) - want).max() < 3
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"size": (1280, 720)}, "--size is a text"),
+        ({"edge": None}, "--edge is a text"),
+        ({"light_wrap": "much"}, "--light-wrap is a number"),
+    ],
+)
+def test_options_of_another_type(values: dict[str, object], says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        rtbg.Options(**values)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("rotation", [0, 90, 180, 270])

@@ -220,6 +220,23 @@ def test_an_engine_that_keeps_failing_is_opened_anew() -> None:
     assert "the device is lost" in setup.steps.seen[0]
 
 
+def test_an_engine_whose_matting_cannot_be_reset_is_closed_before_another_is_opened() -> None:
+    class Stubborn(Matting):
+        def reset(self) -> None:
+            raise RuntimeError("it cannot be reset")
+
+    setup = Setup(rate=100)
+    setup.opener.make = lambda k: Engine(ones if k > 2 else lambda f, n: ones() if n < 5 else FAULTS["engine error"]())
+
+    def stubborn() -> Matting:
+        matting = setup.opener()
+        return Stubborn(matting.engine, setup.opener.info)
+
+    setup.run((lambda s: s.frames_out > 20, setup.stop.end), opener=stubborn)
+    assert len(setup.opener.engines) == 4
+    assert all(e.closed == 1 for e in setup.opener.engines)
+
+
 def test_a_first_engine_that_cannot_be_opened_ends_the_run() -> None:
     setup = Setup()
     for wrong, expected in ((EngineError("no model"), MattingError), (MattingError("no model"), MattingError)):

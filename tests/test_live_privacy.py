@@ -21,12 +21,12 @@ from engines.signature import adapt
 from engines.spec import ModelSpec
 from engines.swap import Swapping
 from rtbg.backdrop import Backdrop
-from rtbg.clock import POLICIES
 from rtbg.composite import black_planes, composite
 from rtbg.control import Control
 from rtbg.frame import Frame
 from rtbg.live import Output, Swap, run_live
 from rtbg.matting import RAW, Matting, Refinement
+from rtbg.options import FAILURES
 from rtbg.stats import Stats, Stop
 from tests.live_parts import (
     COLOR,
@@ -165,7 +165,7 @@ def check(play: Play, stats: Stats) -> None:
     assert stats.covered > 10, "the card before the start, and while the camera was gone"
 
 
-@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("policy", FAILURES)
 @pytest.mark.parametrize("part", range(2))
 def test_the_room_never_leaves(beach: Path, part: int, policy: str) -> None:
     """All faults, in runs side by side."""
@@ -286,7 +286,7 @@ def test_a_second_runner_that_is_wrong_while_it_is_checked(
 ) -> None:
     """The first goes on, and no picture is lost by it."""
     names = [*WRONG, "hang"]
-    plays = [Takeover(beach, POLICIES[k % len(POLICIES)], name, since, 1) for k, name in enumerate(names)]
+    plays = [Takeover(beach, FAILURES[k % len(FAILURES)], name, since, 1) for k, name in enumerate(names)]
     with caplog.at_level(logging.INFO):
         side_by_side(plays)
     for play in plays:
@@ -299,7 +299,7 @@ def test_a_second_runner_that_is_wrong_while_it_is_checked(
     assert all("the second is not taken: " in line and "\n" not in line for line in said)
 
 
-@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("policy", FAILURES)
 def test_a_second_runner_that_is_wrong_once_it_has_taken_over(beach: Path, policy: str) -> None:
     """The first takes over again, or, where it takes the matting to tell, both are opened anew meanwhile. That it sees
     everybody where nobody is cannot be told by anyone: it is what a person in front of the camera looks like."""

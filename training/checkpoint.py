@@ -51,7 +51,7 @@ def command(
     words = ["python -m training.train --data PATH --out runs/NAME --model", name]
     words += ["--hours", f"{hours:g}"] if hours else ["--epochs", str(epochs)]
     preset = PRESETS[name]
-    for field_name in ("batch", "rate", "encoder_rate", "ema", "first_stage", "seed"):
+    for field_name in ("batch", "epoch_pictures", "rate", "encoder_rate", "ema", "first_stage", "seed"):
         if getattr(config, field_name) != getattr(preset, field_name):
             words += [f"--{field_name.replace('_', '-')}", f"{getattr(config, field_name):g}"]
     words += ["--also", *config.also] if config.also else []

@@ -1,7 +1,7 @@
 """Training samples: photographs and masks made into varied (picture, past matte, truth) triples.
 
-Used by `training.train`. `load_pictures` decodes everything into memory once (about 3 GB for the 9,000
-pictures of the data set, shared copy-on-write between the loader's workers); `SampleMaker.batch` then makes
+Used by `training.train`. `load_people` and `load_backgrounds` decode everything into memory once (about 3 GB for the
+9,000 pictures of the data set, shared copy-on-write between the loader's workers); `SampleMaker.batch` then makes
 batches without touching the disk.
 
 What a sample is, by share:

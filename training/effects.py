@@ -16,7 +16,6 @@ import numpy as np
 import numpy.typing as npt
 
 U8 = npt.NDArray[np.uint8]
-F32 = npt.NDArray[np.float32]
 
 # Gives RGB of any texture, uint8 (height, width, 3): a scene with nobody in it.
 Texture = Callable[[], U8]

@@ -22,7 +22,7 @@ import onnxruntime
 import torch
 from torch import nn
 
-from training.checkpoint import load_checkpoint
+from training.checkpoint import describe, load_checkpoint
 from training.config import PRESETS, TrainConfig, build
 from training.data import pairs
 from training.evaluate import Score, load_validation, predict, score, summarize
@@ -108,7 +108,7 @@ def halve_filters(path: Path) -> None:
 
 class OnnxModel(nn.Module):
     """An ONNX file of the shipped signature as a torch module, so that `training.evaluate` can measure it: run by
-    ONNX Runtime on one thread, as the file says."""
+    ONNX Runtime on the CPU, as the file says."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -228,7 +228,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     model, config = load_checkpoint(args.checkpoint)
     if args.sizes:
         config = replace(config, sizes=PRESETS[args.sizes].sizes)
-    stored = json.loads(args.checkpoint.with_suffix(".json").read_text())
+    stored = describe(args.checkpoint)
     path = args.out / args.name
     graph = args.out / f"{args.graph_of or args.name}.onnx"
     if not args.graph_of:

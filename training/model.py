@@ -1,6 +1,6 @@
 """The lightweight U-Net: RGB and the previous matte in, the alpha matte out.
 
-Used by `training.train` and `training.export` only; a user runs the exported ONNX graph.
+Used in training and export only; a user runs the exported ONNX graph.
 
 The plan of the network, for a 288x160 input (H and W are multiples of 16):
 

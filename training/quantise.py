@@ -5,9 +5,9 @@
 Quantised after training (Q/DQ nodes; activations unsigned, one scale each, filters signed, one scale per channel) with
 ranges from augmented training pictures: all convolutions, the stem's as one (`training.stem`), what follows them, and
 their sums. The head's answer is not rounded: its steps would be seen in the matte (0.03 of alpha and more). The rule:
-it is added to the card, and with it becomes what CPUs use, only if mean IoU falls by no more than 0.003 and no MAD
-rises by more than 3 %. Other models that are the same graph at other sizes have to be measured with a new file too:
-until then their cards name none.
+it is added to the card, and with it becomes what CPUs use, only if no mean IoU (of all, of a group) falls by more than
+0.003 and no MAD rises by more than 3 %. Other models that are the same graph at other sizes have to be measured with a
+new file too: until then their cards name none.
 
 CPUs without VNNI add two products in 16 bits, where they overflow: there the loss is some 0.05 of IoU, so `engines`
 asks the machine first, with `probe.onnx`, which is made here too.
@@ -55,7 +55,7 @@ class Pictures(CalibrationDataReader):  # type: ignore[misc]
         return None if picture is None else {"frame": picture[None]}
 
 
-def plain(path: Path, target: Path) -> onnx.ModelProto:
+def full_precision(path: Path, target: Path) -> onnx.ModelProto:
     """The graph with its filters in fp32 and its stem as one convolution, written to `target`."""
     model = onnx.load(str(path))
     halves = {w.name: w for w in model.graph.initializer if w.data_type == TensorProto.FLOAT16}
@@ -86,8 +86,8 @@ def quantise(path: Path, target: Path, data: Path, size: tuple[int, int], pictur
     # One picture's outlier must not coarsen all others.
     options: dict[str, Any] = {"CalibMovingAverage": True}
     with tempfile.TemporaryDirectory() as folder:
-        source = Path(folder) / "plain.onnx"
-        nodes = plain(path, source).graph.node
+        source = Path(folder) / "full.onnx"
+        nodes = full_precision(path, source).graph.node
         kept = [n.name for n in nodes if not inside(n, nodes)]
         if any(SEEN in n.output for n in nodes):
             options["TensorQuantOverrides"] = {SEEN: [{"scale": SCALE, "zero_point": ZERO}]}
@@ -108,7 +108,8 @@ def quantise(path: Path, target: Path, data: Path, size: tuple[int, int], pictur
 
 
 def answer_in_full(path: Path) -> None:
-    """Takes the rounding of what the head (told by the name of its filter) gives out of the graph, where it has one."""
+    """Takes the rounding of what the head (told by the name of its filter) gives out of the graph, where it has one,
+    and then the constants that nothing reads."""
     model = onnx.load(str(path))
     graph = model.graph
     makers, takers = {n.output[0]: n for n in graph.node}, {i: n for n in graph.node for i in n.input}
@@ -123,6 +124,9 @@ def answer_in_full(path: Path) -> None:
             node.input[:] = [head.output[0] if name == restored.output[0] else name for name in node.input]
         graph.node.remove(rounded)
         graph.node.remove(restored)
+    read = {name for node in graph.node for name in node.input}
+    for weight in [w for w in graph.initializer if w.name not in read]:
+        graph.initializer.remove(weight)
     path.write_bytes(model.SerializeToString())
 
 

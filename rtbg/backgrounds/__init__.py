@@ -13,14 +13,16 @@ An existing file of exactly that name wins over everything else. Names do not mi
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
 from rtbg.backgrounds.names import COLORS, GENERATED
-from rtbg.errors import BackgroundError, UsageError
+from rtbg.errors import BackgroundError, InputError, UsageError
 from rtbg.frame import StreamInfo
 from rtbg.options import FITS
+from rtbg.paths import at_home, is_file, is_folder
 from rtbg.protocols import Background
 
 __all__ = ["COLORS", "GENERATED", "BackgroundSpec", "open_background", "parse_background"]
@@ -46,8 +48,8 @@ class BackgroundSpec:
 def parse_background(spec: str) -> BackgroundSpec:
     """Understands what a user wrote (see this module's head). Files are opened and their first picture decoded.
     Raises BackgroundError, one line that says what is wrong and what to do."""
-    path = Path(spec).expanduser()
-    if spec and path.is_file():
+    path = at_home(spec)
+    if spec and is_file(path):
         return _parse_file(path)
     name = spec.strip().lower()
     kind, colon, value = name.partition(":")
@@ -102,12 +104,17 @@ def open_background(spec: str | BackgroundSpec, info: StreamInfo, *, fit: str = 
 def _parse_file(path: Path) -> BackgroundSpec:
     from rtbg.backgrounds.image import is_picture, read_picture
     from rtbg.backgrounds.video import Loop
+    from rtbg.sources.probe import head, is_still
 
     if path.stat().st_size == 0:
         raise BackgroundError(f"the background {path} is empty: choose another file")
     if is_picture(path):
         read_picture(path, small=True)
         return BackgroundSpec("image", path=path)
+    try:
+        is_still(path, head(path))  # a HEIC picture is refused by it: FFmpeg would show one tile
+    except InputError as exc:
+        raise BackgroundError(f"the background {exc}") from exc
     loop = Loop(path)
     loop.close()
     return BackgroundSpec("video", path=path)
@@ -134,10 +141,17 @@ def _rgb(text: str) -> tuple[int, int, int]:
 
 def _unknown(spec: str, path: Path) -> str:
     """What to say of a spec that is neither a file nor a name."""
-    if spec and path.is_dir():
+    if spec and is_folder(path):
         return f"the background {spec} is a folder: name a picture or a video in it"
     if path.suffix or path.parent != Path():
-        beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+        beside: list[str] = []
+        try:
+            with suppress(FileNotFoundError, NotADirectoryError):
+                path.stat()
+            if is_folder(path.parent):
+                beside = [p.name for p in path.parent.iterdir()]
+        except (OSError, ValueError) as exc:
+            return f"the background {spec} cannot be read ({getattr(exc, 'strerror', exc)}): choose another file"
         near = get_close_matches(path.name, beside, n=1)
         return f"no such background file: {spec}" + (f" (did you mean {path.parent / near[0]}?)" if near else "")
     near = get_close_matches(spec.lower(), ["blur", "transparent", *GENERATED, *COLORS], n=1)

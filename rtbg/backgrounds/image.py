@@ -78,7 +78,7 @@ def read_picture(path: Path, *, small: bool = False) -> Array:
             picture = _upright(data)
     except cv2.error as exc:
         raise BackgroundError(f"the background {path} is damaged or too large a picture") from exc
-    if picture is None or picture.size == 0:
+    if picture is None or picture.size == 0 or picture.dtype != np.uint8:
         raise BackgroundError(f"the background {path} is not a picture that can be read: use PNG, JPEG or WebP")
     rgb = cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
     factor = LONGEST / max(rgb.shape[:2])
@@ -89,13 +89,14 @@ def read_picture(path: Path, *, small: bool = False) -> Array:
 
 
 def _upright(data: Array) -> Array | None:
-    """uint8 (h, w, 3) BGR over black. IMREAD_COLOR alone would show what lies under transparent pixels."""
+    """uint8 (h, w, 3) BGR over black; None where its transparent pixels have neither 8 nor 16 bits a channel, or none
+    can be read. IMREAD_COLOR alone would show what lies under transparent pixels."""
     picture = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
     if picture is None or picture.ndim != 3 or picture.shape[2] != 4:
         return cv2.imdecode(data, cv2.IMREAD_COLOR)
     if picture.dtype == np.uint16:
         picture = cv2.convertScaleAbs(picture, alpha=1 / 257)
-    return over_black(picture)
+    return over_black(picture) if picture.dtype == np.uint8 else None
 
 
 def over_black(picture: Array) -> Array:

@@ -1,5 +1,5 @@
 """Estimates in the cells of the coarse grid and in small mattes, see `grid.c`. Used by `rtbg.upsampling`,
-`rtbg.foreground` and `rtbg.smoothing`.
+`rtbg.foreground`, `rtbg.smoothing` and `rtbg.stillness`.
 
 Arrays are float32 unless it says otherwise, and not empty. Memory bound: what the caller's `Scratch` keeps: four arrays
 of the grid's size and a hundred rows for the fit, ten arrays for the colours, one and a sixteenth for smoothing.

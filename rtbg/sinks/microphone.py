@@ -25,6 +25,7 @@ from typing import Any
 import av
 
 from rtbg.errors import InputError
+from rtbg.paths import is_file
 
 _log = logging.getLogger("rtbg")
 INPUTS = ("pulse", "alsa", "oss", "jack", "sndio", "dshow", "avfoundation")  # FFmpeg's, as they go before a name
@@ -56,7 +57,7 @@ class Microphone:
     raises: what goes wrong then is one warning, and no more sound comes."""
 
     def __init__(self, name: str) -> None:
-        self._name, self._file = name, Path(name) if name and Path(name).is_file() else None
+        self._name, self._file = name, Path(name) if is_file(name) else None
         self._feed: Callable[[Any], None] | None = None
         self.description = ""
         self.rate = self.channels = 0

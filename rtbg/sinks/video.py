@@ -29,8 +29,8 @@ from rtbg.threads import codec_threads, ordinary_priority
 
 _log = logging.getLogger("rtbg")
 SUFFIXES = tuple(CONTAINERS)
-# Said of the input's container or written anew by the output's.
 BELIEVED = 1  # seconds for which a last picture may be shown on the word of the input's declared length
+# Said of the input's container or written anew by the output's.
 _NOT_COPIED = {"encoder", "major_brand", "minor_version", "compatible_brands", "duration"}
 _SILENT = {".gif", ".png", ".apng"}  # animated pictures; FFmpeg takes such names as `a%d.png` for a series of files
 _FINEST = 10**9  # ticks a second that every encoder takes

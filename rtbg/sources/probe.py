@@ -66,7 +66,7 @@ def is_still(path: Path, start: bytes) -> bool:
 
 def is_animated_webp(start: bytes) -> bool:
     """Whether a WebP file holds more than one picture (the flag in its VP8X chunk)."""
-    return start[:4] == b"RIFF" and start[8:16] == b"WEBPVP8X" and bool(start[20] & 0x02)
+    return start[:4] == b"RIFF" and start[8:16] == b"WEBPVP8X" and bool(int.from_bytes(start[20:21]) & 0x02)
 
 
 def is_apng(path: Path) -> bool:

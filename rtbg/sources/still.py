@@ -1,4 +1,4 @@
-"""One picture as a source. Used by `open_source`, for picture files and picture backgrounds alike.
+"""One picture as a source. Used by `open_source`.
 
 Memory: the picture as RGB and as three planes of its size (6 bytes a pixel) while it is opened, 3 after.
 """

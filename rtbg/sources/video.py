@@ -1,4 +1,4 @@
-"""Videos from files, decoded by FFmpeg through PyAV. Used by `open_source` and by video backgrounds.
+"""Videos from files, decoded by FFmpeg through PyAV. Used by `open_source`.
 
 Memory: what the decoder holds (its reference pictures and one a thread) and the frames that are not yet let go;
 a frame's planes are views of the decoder's own picture wherever the format allows (`planes.py`).
