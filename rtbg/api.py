@@ -132,6 +132,8 @@ def replace_background(
     chosen = options or Options()
     with ExitStack() as stack:
         if not isinstance(source, (str, Path)):
+            if not hasattr(source, "read"):
+                raise UsageError(f"the source is a path or an open Source, not {source!r}")
             stack.callback(source.close)
         spec = parse_background(str(chosen.background if background is None else background))
         if spec.path is not None and same_file(spec.path, output):

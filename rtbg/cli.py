@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, NoReturn
 from rtbg.control import Control
 from rtbg.errors import Aborted, MattingError, OutputError, RtbgError, UsageError
 from rtbg.options import CODECS, ENGINES, FAILURES, FITS, PRECISIONS, SHOWS, Options, seconds
-from rtbg.paths import is_folder
+from rtbg.paths import is_folder, same_file
 from rtbg.progress import progress_bar, say
 from rtbg.stats import Stats, Stop
 from rtbg.version import __version__
@@ -86,7 +86,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--codec", choices=CODECS, default=d.codec, help="video codec (default: what suits the output's suffix)")
     add("--crf", metavar="N", type=int, default=d.crf, help="quality of the codec, lower is better")
     add("--preset", default=d.preset, help="speed of the codec, e.g. veryfast")
-    add("--no-audio", dest="audio", action="store_false", help="leave sound and subtitles out")
+    add("--no-audio", dest="audio", action="store_false", help="leave sound out")
     add("--model", default=d.model, metavar="NAME|FILE.onnx", help="matting network (default: %(default)s)")
     add("--engine", choices=ENGINES, default=d.engine, help="what runs the network (default: %(default)s)")
     add("--device", default=d.device, help="device of the engine: cpu, cuda, mps; with --engine onnxruntime what its "
@@ -250,13 +250,19 @@ def _say_error(exc: Exception, code: int) -> int:
 def plan_outputs(
     inputs: Sequence[Path], output: str | None, options: Options, *, demo: bool
 ) -> list[tuple[Path | None, Path]]:
-    """(input, output) pairs; the demo's input is None. Raises UsageError, OutputError."""
+    """(input, output) pairs; the demo's input is None. A folder for the outputs is made. Raises UsageError,
+    OutputError."""
     sources: list[Path | None] = [*inputs, *([None] if demo else [])]
     folder = None
+    if output == "":
+        raise UsageError("-o names nothing: give a file, or a folder ending in /")
     if output is not None and (output.endswith(("/", "\\")) or is_folder(output)):
         folder = Path(output)
         if not is_folder(folder):
-            raise OutputError(f"the output folder {folder} does not exist: create it first")
+            try:
+                folder.mkdir()
+            except OSError as exc:
+                raise OutputError(f"the output folder {folder} cannot be made: {exc.strerror}") from exc
     if output is not None and folder is None:
         if len(sources) > 1:
             raise UsageError(f"{len(sources)} inputs need a folder: -o {output}/")
@@ -266,6 +272,8 @@ def plan_outputs(
     for target in outputs:
         if outputs.count(target) > 1:
             raise UsageError(f"two inputs would be written to {target}: give them different names")
+        if any(source is not None and same_file(source, target) for source in sources):
+            raise UsageError(f"the output {target} is one of the inputs: name a folder with -o, or leave it out")
     return pairs
 
 

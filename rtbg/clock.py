@@ -120,6 +120,7 @@ class Outlet:
         self.lost = False
         self._cover, self._control = cover, control
         self._interval = 1 / rate
+        self._patience = max(cover.patience, GAP * self._interval)  # a slow camera's next picture is not late yet
         self._last: Frame | None = None  # the last composite that was sent
         self._last_at = 0.0
         self._shown: Frame | None = None  # the last picture of any kind that was sent
@@ -176,11 +177,11 @@ class Outlet:
     def _fill(self) -> None:
         now, cover = time.monotonic(), self._cover
         covered = True
-        if self._control.frozen:
+        if self._control.frozen and not self._covering:
             picture = self._last or cover.card
             self._last_at = now  # it is shown now: at the end of the freeze it may stand in as if it were new
-        else:
-            if not self._covering and (cover.troubled or now - self._last_at > cover.patience):
+        else:  # what covers is kept by a freeze too, which is not to show anybody again
+            if not self._covering and (cover.troubled or now - self._last_at > self._patience):
                 self._covering, self._covered_at = True, now
             if self._last is not None and not self._covering:
                 picture, covered = self._last, False
@@ -213,7 +214,7 @@ class Outlet:
         now = time.monotonic()
         if self._control.frozen:
             self._last_at = now
-        stale = self._last is not None and now - self._last_at > self._cover.patience
+        stale = self._last is not None and now - self._last_at > self._patience
         if self._control.frozen or self._covering or not (stale or self._cover.troubled):
             return
         self._covering = True

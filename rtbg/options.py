@@ -82,7 +82,8 @@ class Options:
         }
         for field, kind in kinds.items():
             if not isinstance(getattr(self, field), kind):
-                raise UsageError(f"--{field.replace('_', '-')} is a number, not {getattr(self, field)!r}")
+                kind_of = "a number" if float in kind else "a whole number"
+                raise UsageError(f"--{field.replace('_', '-')} is {kind_of}, not {getattr(self, field)!r}")
         for field in ("edge", "model", "device", "size", "vcam", "mic", "preset"):
             value = getattr(self, field)
             optional = field in ("size", "vcam", "mic", "preset")

@@ -20,6 +20,19 @@ def say(line: str) -> None:
             print(line, file=sys.stderr, flush=True)
 
 
+@contextmanager
+def quiet_opencv() -> Iterator[None]:
+    """Keeps OpenCV from printing about pictures that it cannot read or write, in the body: the error says it."""
+    import cv2
+
+    level = cv2.utils.logging.getLogLevel()
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    try:
+        yield
+    finally:
+        cv2.utils.logging.setLogLevel(level)
+
+
 def total_frames(info: StreamInfo) -> float | None:
     """Frames to expect: as the container says, else from its length; None where neither is known."""
     if info.frames is not None:

@@ -14,6 +14,7 @@ from media import make_video
 from rtbg.backgrounds import open_background, parse_background
 from rtbg.backgrounds.fit import turn
 from rtbg.backgrounds.video import Loop
+from rtbg.errors import BackgroundError
 
 
 def levels(path: Path, times: list[Fraction], *, start: Fraction = Fraction(5)) -> list[int]:
@@ -25,6 +26,25 @@ def levels(path: Path, times: list[Fraction], *, start: Fraction = Fraction(5)) 
         seen.append(round(float(shown_rgb(background, info, int((start + t) * 90000)).mean()) / 10))
     background.close()
     return seen
+
+
+def test_a_video_whose_head_is_cut_off_is_refused_wherever_that_is(tmp_path: Path) -> None:
+    whole = make_video(tmp_path / "whole.mp4").read_bytes()
+    with (
+        av.open(str(tmp_path / "whole.mp4")) as source,
+        av.open(str(tmp_path / "fast.mp4"), "w", options={"movflags": "faststart"}) as out,
+    ):
+        stream = out.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = stream
+                out.mux(packet)
+    whole = (tmp_path / "fast.mp4").read_bytes()
+    assert whole.find(b"moov") < whole.find(b"mdat")
+    for length in range(whole.find(b"stbl"), whole.find(b"mdat"), 9):
+        (tmp_path / "cut.mp4").write_bytes(whole[:length])
+        with pytest.raises(BackgroundError, match=r"cut\.mp4"):
+            parse_background(str(tmp_path / "cut.mp4"))
 
 
 def test_video_loops_in_time(tmp_path: Path) -> None:

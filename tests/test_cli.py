@@ -98,7 +98,6 @@ def test_several_inputs_into_a_folder(tmp_path: Path) -> None:
     bad = tmp_path / "bad.mp4"
     bad.write_bytes(b"not a video at all")
     cv2.imwrite(str(tmp_path / "two.png"), picture(64, 48, 0))
-    (tmp_path / "done").mkdir()
     done = rtbg(one, bad, tmp_path / "two.png", "-o", f"{tmp_path}/done/")
     assert done.returncode == 1 and "bad.mp4" in done.stderr
     assert sorted(p.name for p in (tmp_path / "done").iterdir()) == ["one.mp4", "two.png"]
@@ -157,6 +156,16 @@ def test_bad_input_is_one_line(tmp_path: Path) -> None:
     failed(rtbg("--webcam", tmp_path / f"{'i' * 300}.mp4"), 1, "no such file")
     (tmp_path / "tiny.webp").write_bytes(b"RIFF\x0c\0\0\0WEBPVP8X")
     failed(rtbg(tmp_path / "tiny.webp", "-o", out), 1, "tiny.webp")
+    failed(rtbg(clip, "-o", ""), 2, "-o names nothing")
+    failed(rtbg(clip, "-o", f"{tmp_path}/no/folder/"), 1, "no/folder cannot be made")
+    (tmp_path / "in-rtbg.mp4").write_bytes(clip.read_bytes())
+    failed(rtbg(clip, tmp_path / "in-rtbg.mp4", "-y"), 2, "in-rtbg.mp4 is one of the inputs")
+    assert (tmp_path / "in-rtbg.mp4").read_bytes() == clip.read_bytes()
+    cv2.imwrite(str(tmp_path / "wide.png"), picture(17000, 8, 0))
+    failed(rtbg(tmp_path / "wide.png", "-o", tmp_path / "wide.webp"), 1, "too large for it: use .png")
+    tiff = cv2.imencode(".tiff", picture(64, 48, 0))[1].tobytes()
+    (tmp_path / "cut.tiff").write_bytes(tiff[: len(tiff) // 2])
+    failed(rtbg(clip, "-o", out, "--bg", tmp_path / "cut.tiff"), 1, "cut.tiff")
     cv2.imwrite(str(tmp_path / "bg.png"), picture(64, 48, 0))
     failed(rtbg(clip, "-o", tmp_path / "bg.png", "--bg", tmp_path / "bg.png", "-y"), 2, "background")
     assert not out.exists() and sorted(p.name for p in tmp_path.iterdir() if p.name.startswith(".")) == []

@@ -205,6 +205,36 @@ def test_freeze_before_the_first_picture_is_the_card() -> None:
     assert set(lumas(setup.sink)) == {CARD}
 
 
+def test_freeze_keeps_what_covers() -> None:
+    """Whom the card covers is not shown again by the freeze key, which is often pressed by mistake just then."""
+    setup = Setup(rate=50)
+    marks: list[int] = []
+
+    def mark() -> None:
+        marks.append(len(setup.sink.frames))
+
+    setup.run(
+        (after(10), setup.camera.hold.set),
+        (lambda s: len(setup.sink.frames) > 10 and lumas(setup.sink)[-1] == CARD, mark),
+        (lambda s: True, lambda: setup.control.press("space")),
+        (lambda s: len(setup.sink.frames) > marks[0] + 20, setup.camera.hold.clear),
+        (lambda s: len(setup.sink.frames) > marks[0] + 40, mark),
+        (lambda s: True, lambda: setup.control.press("space")),
+        (lambda s: lumas(setup.sink)[-1] >= 100, setup.stop.end),
+    )
+    assert set(lumas(setup.sink)[marks[0] : marks[1]]) == {CARD}
+
+
+def test_a_slow_camera_is_not_late() -> None:
+    """At one picture a second a recording has no card between two, and a virtual camera none either."""
+    setup, recorder = Setup(rate=1), Recording()
+    setup.run((after(4), setup.stop.end), outputs=[Output(setup.sink), Output(recorder, clocked=False)])
+    assert len(recorder.frames) >= 3 and CARD not in lumas(recorder)
+    shown = lumas(setup.sink)
+    first = next(k for k, luma in enumerate(shown) if luma >= 100)
+    assert CARD not in shown[first:-1]
+
+
 def since(setup: Setup, moment: float) -> list[int]:
     """Lumas of the pictures taken after a moment, as they left; without those that the clock put in."""
     return [int(f.planes[0][0, 0]) for f in setup.sink.frames if f.captured > moment and f.pts in setup.camera.given]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -12,6 +13,7 @@ import pytest
 from media import make_video, picture
 from source_parts import SIZE, frames_of
 
+from rtbg.backgrounds.video import Loop
 from rtbg.errors import InputError
 from rtbg.sources import open_source
 
@@ -27,6 +29,38 @@ def noisy(path: Path, every: int = 97) -> Path:
         data[k] = values[k]
     path.write_bytes(data)
     return path
+
+
+def late_sound(folder: Path) -> Path:
+    """An FLV file whose sound begins after twelve seconds, which its head does not tell of."""
+    for kind in ("video", "audio"):
+        with av.open(str(folder / f"{kind}.flv"), "w", format="flv") as out:
+            if kind == "video":
+                stream = out.add_stream("flv1", rate=25)
+                stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+                for k in range(300):
+                    noise = np.random.default_rng(k).integers(0, 255, (72, 64), dtype=np.uint8)
+                    shot = av.VideoFrame.from_ndarray(noise, format="yuv420p")
+                    shot.pts = k
+                    out.mux(stream.encode(shot))
+                out.mux(stream.encode(None))
+            else:
+                sound = out.add_stream("pcm_s16le", rate=44100, layout="mono")
+                part = av.AudioFrame.from_ndarray(np.zeros((1, 4096), np.int16), format="s16", layout="mono")
+                part.sample_rate = 44100
+                out.mux([*sound.encode(part), *sound.encode(None)])
+    path = folder / "late.flv"
+    path.write_bytes((folder / "video.flv").read_bytes() + (folder / "audio.flv").read_bytes()[13:])
+    return path
+
+
+def test_a_stream_that_the_head_does_not_tell_of_is_left_out(tmp_path: Path) -> None:
+    path = late_sound(tmp_path)
+    assert len(frames_of(path)) == 300
+    loop = Loop(path)
+    shown = {loop.at(Fraction(k, 5)).pts for k in range(150)}  # two turns and a half
+    loop.close()
+    assert len(shown) == 60
 
 
 def test_one_line_errors(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from rtbg.backgrounds.fit import Layout, place, resized
 from rtbg.color import rgb_to_planes
 from rtbg.errors import BackgroundError
 from rtbg.frame import Array, Frame, StreamInfo
+from rtbg.progress import quiet_opencv
 
 LONGEST = 4096  # pixels; larger pictures are reduced on loading
 
@@ -72,10 +73,11 @@ def read_picture(path: Path, *, small: bool = False) -> Array:
         raise BackgroundError(f"cannot read the background {path}: {exc.strerror or exc}") from exc
     try:
         # JPEG is the only format that reduces cheaply, and it has neither alpha nor more than 8 bits.
-        if bytes(data[:3]) == b"\xff\xd8\xff":
-            picture = cv2.imdecode(data, cv2.IMREAD_REDUCED_COLOR_8 if small else cv2.IMREAD_COLOR)
-        else:
-            picture = _upright(data)
+        with quiet_opencv():
+            if bytes(data[:3]) == b"\xff\xd8\xff":
+                picture = cv2.imdecode(data, cv2.IMREAD_REDUCED_COLOR_8 if small else cv2.IMREAD_COLOR)
+            else:
+                picture = _upright(data)
     except cv2.error as exc:
         raise BackgroundError(f"the background {path} is damaged or too large a picture") from exc
     if picture is None or picture.size == 0 or picture.dtype != np.uint8:

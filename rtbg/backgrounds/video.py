@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 THREADS = 2  # of the decoder: a background needs no more, and each holds a picture
 # FFmpeg opens any text as pictures of an old terminal.
 _TEXT = {"tty", "bin", "xbin", "adf", "idf"}
+_FAULTS = (av.FFmpegError, IndexError, OSError, ValueError)  # IndexError: a stream that the head did not tell of
 _NOT_VIDEO = "is neither a picture nor a video that can be read: use PNG, JPEG, WebP, GIF, MP4, MOV, MKV or WebM"
 _FORMATS = {(2, 2): "yuv420p", (2, 1): "yuv422p", (1, 1): "yuv444p", (1, 2): "yuv440p"}
 # swscale's numbers of the matrices (Kr, Kb) of `color.weights`.
@@ -134,7 +135,7 @@ class Loop:
         except BackgroundError:
             self.close()
             raise
-        except (av.FFmpegError, OSError, ValueError) as exc:
+        except _FAULTS as exc:
             self.close()
             what = _NOT_VIDEO if isinstance(exc, av.InvalidDataError) else f"cannot be played ({_reason(exc)})"
             raise BackgroundError(f"the background {path} {what}") from exc
@@ -164,7 +165,7 @@ class Loop:
         """Begins anew; False when the file has gone meanwhile, and what is shown stays."""
         try:
             self._rewind()
-        except (av.FFmpegError, BackgroundError, OSError, ValueError) as exc:
+        except (BackgroundError, *_FAULTS) as exc:
             self._warn(f"the background {self._path} can no longer be read ({_reason(exc)}): its last picture stays")
             self._next, self._count = None, 1
             return False
@@ -176,6 +177,8 @@ class Loop:
         if container.format.name in _TEXT or not container.streams.video:
             raise BackgroundError(f"the background {self._path} {_NOT_VIDEO}")
         stream = container.streams.video[0]
+        if stream.codec_context is None:  # nothing decodes it, or its head was cut off
+            raise BackgroundError(f"the background {self._path} {_NOT_VIDEO}")
         stream.thread_type = "AUTO"
         stream.codec_context.thread_count = THREADS
         self.aspect = Fraction(stream.sample_aspect_ratio or 1)
@@ -203,7 +206,7 @@ class Loop:
         """Reads `_next`, None at the end or where the file is damaged; keeps `_end`, where that picture ends."""
         try:
             picture = next(self._pictures, None)
-        except av.FFmpegError as exc:
+        except (av.FFmpegError, IndexError) as exc:
             where = f"{self._path} is damaged after {float(self._end):.1f} s ({_reason(exc)})"
             self._warn(f"the background {where}: what comes before is looped")
             picture = None

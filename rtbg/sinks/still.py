@@ -10,6 +10,7 @@ import numpy as np
 from rtbg.color import planes_to_rgb
 from rtbg.errors import Aborted, OutputError, UsageError
 from rtbg.frame import Array, Frame, StreamInfo
+from rtbg.progress import quiet_opencv
 from rtbg.sinks.replace import Replacement, writing
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
@@ -42,11 +43,13 @@ class StillSink:
         pixels = self._upright(self._pixels(frame))
         with writing(self._replacement.path):
             try:
-                ok, data = cv2.imencode(self._suffix, pixels, self._options())
+                with quiet_opencv():
+                    ok, data = cv2.imencode(self._suffix, pixels, self._options())
             except cv2.error as exc:
                 raise OutputError(f"cannot encode {self._replacement.path.name}: {exc.err}") from exc
             if not ok:
-                raise OutputError(f"cannot encode {self._replacement.path.name}: {frame.width}x{frame.height} refused")
+                size = f"{frame.width}x{frame.height}"
+                raise OutputError(f"cannot encode {self._replacement.path.name}: {size} is too large for it: use .png")
             self._replacement.temp.write_bytes(data.tobytes())
         self._wrote = True
 

@@ -6,8 +6,6 @@ Memory: the picture as RGB and as three planes of its size (6 bytes a pixel) whi
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 
@@ -17,6 +15,7 @@ import numpy as np
 from rtbg.color import rgb_to_planes
 from rtbg.errors import InputError
 from rtbg.frame import BT709, FULL, Array, Color, Frame, StreamInfo
+from rtbg.progress import quiet_opencv
 from rtbg.sources.probe import head, is_animated_webp
 
 _log = logging.getLogger("rtbg")
@@ -67,7 +66,7 @@ class StillSource:
 def _read_rgb(path: Path) -> Array:
     """uint8 (H, W, 3). By way of bytes: OpenCV opens no names outside the system's own code page."""
     try:
-        with _quiet():
+        with quiet_opencv():
             rgb = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR_RGB)
     except cv2.error as exc:
         raise InputError(f"{path} is a picture that cannot be read: {exc.err}") from exc
@@ -86,14 +85,3 @@ def _planes(rgb: Array, color: Color) -> tuple[Array, ...]:
         for plane, part in zip(planes, strip, strict=True):
             plane[rows] = part
     return planes
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps OpenCV from printing about damaged pictures: the error says it."""
-    level = cv2.utils.logging.getLogLevel()
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-    try:
-        yield
-    finally:
-        cv2.utils.logging.setLogLevel(level)

@@ -235,6 +235,8 @@ class VideoSource:
                         self.share = min(1.0, packet.pos / self._bytes)
                     try:
                         frames = packet.decode()
+                    except av.EOFError:  # all has been taken out of the decoder already
+                        return
                     except av.FFmpegError:
                         failures += 1
                         self._note_damage()
@@ -251,6 +253,8 @@ class VideoSource:
             except av.FFmpegError:  # of the container: reading on may find the next whole piece
                 failures += 1
                 self._note_damage()
+            except IndexError:  # PyAV's, for a packet of a stream that the head of the file did not tell of
+                failures += 1
 
     def _planes(self, frame: VideoFrame) -> tuple[Array, ...]:
         try:
