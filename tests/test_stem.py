@@ -17,7 +17,7 @@ import onnxruntime
 
 from engines.segmenter import probe_picture
 from engines.spec import MODELS, Array
-from training.quantise import plain, quantise
+from training.quantise import full_precision, quantise
 from training.stem import SCALE, SEEN, ZERO, has_stem
 
 SIZE = (384, 224)
@@ -37,7 +37,7 @@ def portrait() -> Array:
 @pytest.mark.parametrize("past", ["none", "own", "moved"])
 def test_one_convolution_does_what_two_did(past: str, tmp_path: Path) -> None:
     merged = tmp_path / "merged.onnx"
-    plain(MODELS / "balanced.onnx", merged)
+    full_precision(MODELS / "balanced.onnx", merged)
     model = onnx.load(merged)
     onnx.checker.check_model(model)
     assert [n.op_type for n in model.graph.node[:3]] == ["Mul", "Add", "Conv"] and not has_stem(model)
@@ -71,6 +71,11 @@ def test_the_8_bit_graph_loses_nothing_of_the_picture(eight: Path) -> None:
     assert (np.rint(scaled / SCALE) + ZERO == np.arange(256)).all()
     past = np.array([0, 1]) * values["seen.scale"][0, 3] + values["seen.offset"][0, 3]
     assert (np.rint(past / SCALE) + ZERO).ravel().tolist() == [128, 255]
+
+
+def test_the_8_bit_graph_has_no_constant_that_nothing_reads(eight: Path) -> None:
+    graph = onnx.load(eight).graph
+    assert {w.name for w in graph.initializer} <= {name for node in graph.node for name in node.input}
 
 
 def test_the_8_bit_graph_answers_in_full(eight: Path) -> None:
