@@ -109,7 +109,7 @@ class Replacement:
     def _partial(self) -> Path:
         for n in itertools.count(1):
             part = self.path.with_name(f"{self.path.stem}.partial{f'-{n}' if n > 1 else ''}{self.path.suffix}")
-            if self._overwrite or not part.exists():
+            if not part.exists():  # it may be the input, a background or anything else: it was not to be overwritten
                 return part
         raise AssertionError
 
