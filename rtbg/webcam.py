@@ -221,6 +221,8 @@ def run_webcam(
                 completing=completing,
             )
         if not quiet:
+            if record is not None and not (stats.outputs or stats.lost):
+                say("rtbg: nothing was recorded: no picture was finished before the end")
             say(summary(stats, verbose=verbose))
     return stats
 
