@@ -170,6 +170,7 @@ def test_preview_without_a_virtual_camera(clip: Path, tmp_path: Path) -> None:
         (["--webcam", "CLIP", "--mic", "x"], 2, "-o"),
         (["CLIP", "--mic", "x"], 2, "--mic is for --webcam"),
         (["--webcam", "CLIP", "--vcam", "none", "-o", "rec.mp4", "--mic", "no such input"], 1, "no such input"),
+        (["--webcam", "CLIP", "--vcam", "none", "-o", "rec.mp4", "--mic", ""], 1, "the microphone is empty"),
         (["--webcam", "no such camera anywhere"], 1, "camera"),
         (["--webcam", "mistyped.mp4"], 1, "mistyped.mp4: no such file"),
         (["--webcam", "folder/mistyped"], 1, "folder/mistyped: no such file"),
