@@ -243,6 +243,7 @@ def _recorder(record: str, info: StreamInfo, options: Options, stack: ExitStack,
         overwrite=options.overwrite,
         threads=codec_threads(),
         sound=sound,
+        live=True,
     )
     if not quiet:
         say(f"rtbg: recording {sound.description}" if sound else "rtbg: sound is not recorded: --mic NAME would")
