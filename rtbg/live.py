@@ -16,7 +16,8 @@ gone, they send the card at the full rate, so a call's track never ends. When al
   trouble begins; two seconds of pictures wait while it is slow, then the oldest go. It never holds up the camera.
 - A picture that is older than `patience` when it is finished, such as the late answer of a hung engine, never leaves.
 - Ending (`Stop.end`, the source's end, a required sink's failure): recordings are completed, clocked sinks get the card
-  as their last picture. Only `Stop.abort` (and an error on the caller's thread) drops what was recorded.
+  as their last picture. A recorder that fails keeps what it has (`rtbg.sinks.salvage`). Only `Stop.abort` (and an error
+  on the caller's thread) drops what was recorded.
 - A thread that does not come back (a hung engine or driver) is left behind after `LEAVE` seconds, with a warning, and
   what it works on is not closed under it.
 

@@ -221,6 +221,8 @@ def run_webcam(
                 completing=completing,
             )
         if not quiet:
+            if record is not None and not (stats.outputs or stats.lost):
+                say("rtbg: nothing was recorded: no picture was finished before the end")
             say(summary(stats, verbose=verbose))
     return stats
 
@@ -241,6 +243,7 @@ def _recorder(record: str, info: StreamInfo, options: Options, stack: ExitStack,
         overwrite=options.overwrite,
         threads=codec_threads(),
         sound=sound,
+        live=True,
     )
     if not quiet:
         say(f"rtbg: recording {sound.description}" if sound else "rtbg: sound is not recorded: --mic NAME would")

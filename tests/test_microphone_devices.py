@@ -27,6 +27,8 @@ def test_what_cannot_be_opened_is_one_line(tmp_path: Path) -> None:
         (str(tmp_path / "silent.mp4"), "no sound"),
         ("dshow:none" if sys.platform != "win32" else "alsa:none", "no "),
         ("no such microphone", "no such microphone"),
+        ("", "name of the microphone is empty"),
+        (" ", "name of the microphone is empty"),
     ):
         with pytest.raises(InputError) as info:
             Microphone(name)

@@ -128,6 +128,24 @@ def test_target_that_appears_meanwhile_is_not_destroyed(tmp_path: Path) -> None:
     assert len(times(tmp_path / "a.partial-2.mp4")) == 8
 
 
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_part_takes_no_name_that_is_taken(tmp_path: Path, overwrite: bool) -> None:
+    """That file may be the input, a background, or anybody's: `-y` is not about it."""
+    path, source = tmp_path / "a.mkv", make_video(tmp_path / "a.partial.mkv", frames=50)
+    kept = source.read_bytes()
+    sink = open_sink(path, make_info(path=source), overwrite=overwrite)
+    for frame in make_frames(make_info(), range(10)):
+        sink.write(frame)
+    path.write_bytes(b"old")
+    if overwrite:
+        assert sink.close(interrupted=True) == tmp_path / "a.partial-2.mkv"
+    else:
+        with pytest.raises(OutputError, match=r"a\.partial-2"):
+            sink.close(interrupted=True)
+    assert path.read_bytes() == b"old" and source.read_bytes() == kept
+    assert len(times(tmp_path / "a.partial-2.mkv")) == 10
+
+
 def test_symbolic_link_and_permissions_stay(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     real, link = tmp_path / "real" / "a.mp4", tmp_path / "link.mp4"

@@ -68,6 +68,21 @@ def test_a_recording_ends_with_a_signal(clip: Path, tmp_path: Path, number: int)
     assert min(shares) > 0.9, "nobody is in this clip: all of it is background, from the first picture on"
 
 
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+def test_a_recording_that_ends_before_its_first_picture_is_told(clip: Path, tmp_path: Path) -> None:
+    """The signal comes while the network is being loaded."""
+    args = ("--webcam", clip, "--vcam", "none", "-o", tmp_path / "rec.mp4")
+    process = subprocess.Popen([*RTBG, *map(str, args)], stderr=subprocess.PIPE, text=True, env=BARE)
+    assert process.stderr is not None
+    said = process.stderr.readline()
+    assert "sound is not recorded" in said
+    process.send_signal(signal.SIGTERM)
+    said += process.communicate(timeout=30)[1]
+    assert process.returncode == 0, said
+    assert "rtbg: nothing was recorded: no picture was finished before the end" in said, said
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.skipif(os.name == "nt", reason="POSIX terminals")
 def test_a_closed_terminal_ends_the_run(clip: Path, tmp_path: Path) -> None:
     """SIGHUP, twice, from the system and the shell: the recording is completed."""
@@ -155,6 +170,7 @@ def test_preview_without_a_virtual_camera(clip: Path, tmp_path: Path) -> None:
         (["--webcam", "CLIP", "--mic", "x"], 2, "-o"),
         (["CLIP", "--mic", "x"], 2, "--mic is for --webcam"),
         (["--webcam", "CLIP", "--vcam", "none", "-o", "rec.mp4", "--mic", "no such input"], 1, "no such input"),
+        (["--webcam", "CLIP", "--vcam", "none", "-o", "rec.mp4", "--mic", ""], 1, "the microphone is empty"),
         (["--webcam", "no such camera anywhere"], 1, "camera"),
         (["--webcam", "mistyped.mp4"], 1, "mistyped.mp4: no such file"),
         (["--webcam", "folder/mistyped"], 1, "folder/mistyped: no such file"),

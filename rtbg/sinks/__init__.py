@@ -27,6 +27,7 @@ def open_sink(
     overwrite: bool = False,
     threads: int | None = None,
     sound: Microphone | None = None,
+    live: bool = False,
 ) -> Sink:
     """Opens the output that the suffix of `path` names: a video (.mp4 .mov .mkv .webm) or a picture (.png .jpg
     .jpeg .webp; the input must be one picture). Everything is checked here, before any work.
@@ -34,6 +35,7 @@ def open_sink(
     info: what the source says of the frames that will come. alpha: they carry a fourth plane.
     codec, crf, preset, threads: of a video's encoder, None for the usual ones. audio: False leaves the sound out.
     overwrite: an existing file may be replaced; it stays until the new one is whole. sound: recorded with a video.
+    live: a video that fails is kept as far as it goes, see `VideoSink`.
     Raises UsageError for what does not fit together, and where the output is the input; OutputError where the
     folder is missing or refuses, or the target exists and may not be overwritten.
     """
@@ -51,6 +53,7 @@ def open_sink(
             overwrite=overwrite,
             threads=threads,
             sound=sound,
+            live=live,
         )
     if suffix not in still.SUFFIXES:
         known = " ".join((*video.SUFFIXES, *still.SUFFIXES))

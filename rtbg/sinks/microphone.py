@@ -230,6 +230,8 @@ class _Clock:
 
 def find_microphone(name: str) -> tuple[str, str]:
     """(FFmpeg's input, what it opens) for the name of a microphone. Raises InputError."""
+    if not name.strip():  # every system has its own idea of which device that would be
+        raise InputError("the name of the microphone is empty: --mic takes one, a sound file, or default")
     form, _, rest = name.partition(":")
     if form not in INPUTS or not rest:
         usual = _USUAL.get(sys.platform, _LINUX)

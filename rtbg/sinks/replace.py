@@ -106,10 +106,20 @@ class Replacement:
             return partial
         raise OutputError(f"{reason}: the result is in {partial}") from cause
 
+    def keep(self) -> Path:
+        """Leaves the file, unfinished, under NAME.partial.EXT and returns that; its own, hidden name where even that
+        cannot be given to it."""
+        self._done = True
+        partial = self._partial()
+        try:
+            return self.temp.replace(partial)
+        except OSError:
+            return self.temp
+
     def _partial(self) -> Path:
         for n in itertools.count(1):
             part = self.path.with_name(f"{self.path.stem}.partial{f'-{n}' if n > 1 else ''}{self.path.suffix}")
-            if self._overwrite or not part.exists():
+            if not part.exists():  # it may be the input, a background or anything else: it was not to be overwritten
                 return part
         raise AssertionError
 

@@ -323,13 +323,19 @@ class LiveTrack:
                 if not failed:
                     _log.warning("the end of the sound cannot be encoded and is left out (%s)", exc)
         self._microphone.close()
-        yield from self._take(end)
+        yield from self._take(end, last=True)
 
-    def _take(self, until: Fraction) -> Iterator[Any]:
-        while self._ready and self._origin is not None:
-            if self._ready[0].pts * self._ready[0].time_base >= until - self._origin:
+    def _take(self, until: Fraction, *, last: bool = False) -> Iterator[Any]:
+        """A packet goes when the next one is there, and lasts until that: where a fragment of an .mp4 ends in a gap, it
+        would else be lost, and what follows come early."""
+        while len(self._ready) > (not last) and self._origin is not None:
+            packet = self._ready[0]
+            if packet.pts * packet.time_base >= until - self._origin:
                 return
-            yield self._ready.popleft()
+            self._ready.popleft()
+            if self._ready:
+                packet.duration = self._ready[0].pts - packet.pts
+            yield packet
 
     def _encode(self, frame: Any, origin: Fraction) -> None:
         begins = frame.pts * frame.time_base

@@ -19,6 +19,7 @@ from av.stream import Disposition
 
 from rtbg.errors import Aborted, OutputError, UsageError
 from rtbg.frame import FULL, LIMITED, UNSPECIFIED, Color, Frame, StreamInfo
+from rtbg.sinks import salvage
 from rtbg.sinks.codecs import CONTAINERS, Plan, name_of, plan
 from rtbg.sinks.microphone import Microphone
 from rtbg.sinks.pack import pack
@@ -46,6 +47,8 @@ class VideoSink:
     Live frames, those with `captured`, are written at the time when they were captured, the first at 0.
     sound: recorded beside live frames, from the first one on to the last one's end; closed with the sink. Where it
     fails, the pictures go on.
+    live: a recording of what does not come again. Where `write` or `close` fails, what is on the disk is kept, and
+    can be played, as NAME.partial.EXT, which the error says; so can the hidden file of a process that was killed.
     Colour tags, rotation, pixel shape and metadata come from `info`; depth and chroma are kept where the codec
     has them. What is changed is logged, a line each.
     Raises UsageError for settings that do not fit and OutputError for a target that cannot be written.
@@ -64,8 +67,9 @@ class VideoSink:
         overwrite: bool = False,
         threads: int | None = None,
         sound: Microphone | None = None,
+        live: bool = False,
     ) -> None:
-        self._info, self._suffix = info, path.suffix.lower()
+        self._info, self._suffix, self._live = info, path.suffix.lower(), live
         self._threads = threads or codec_threads()
         # Many players show H.264 as 4:2:0 only; where nobody asked for more than RGB came in, it is made that.
         plain = info.rgb and codec is None and not alpha and self._suffix in (".mp4", ".mov")
@@ -114,8 +118,10 @@ class VideoSink:
             # fine enough for the sound's.
             scale = self._time_base.denominator
             options = {"movflags": "+faststart", "movie_timescale": str(scale * -(-10_000 // scale))}
+            options |= salvage.FRAGMENTS if self._live else {}
         else:
             options = {"default_mode": "passthrough"}  # else the first subtitles are shown without being asked for
+            options |= salvage.MATROSKA if self._live else {}
         self._container = av.open(
             str(self._replacement.temp), "w", format=self._plan.container, container_options=options
         )
@@ -176,6 +182,13 @@ class VideoSink:
         """Encodes one frame, of the size that `info` tells. Raises OutputError."""
         if self._closed:
             raise OutputError(f"{self._path.name} is closed")
+        try:
+            self._write(frame)
+        except Exception as exc:
+            self._keep(exc)
+            raise
+
+    def _write(self, frame: Frame) -> None:
         if (frame.width, frame.height) != (self._info.width, self._info.height):
             told = f"{self._info.width}x{self._info.height}"
             raise OutputError(f"{self._path.name}: a picture of {frame.width}x{frame.height} came into {told}")
@@ -204,7 +217,9 @@ class VideoSink:
             if self._passthrough is not None:
                 self._passthrough.advance(pts * self._time_base)
             if self._track is not None:
-                for packet in self._track.advance(pts * self._time_base):
+                # No further than the pictures that are written: by the next one FFmpeg knows how long the last picture
+                # of a fragment is that ends with the sound.
+                for packet in self._track.advance((self._origin + self._last_dts) * self._time_base):
                     self._container.mux(packet)
 
     def _begin(self, pts: int, live: bool) -> None:
@@ -254,13 +269,36 @@ class VideoSink:
                 raise OutputError(f"{self._path.name} was not written: no picture came")
             with writing(self._path):
                 self._end(interrupted)
-                self._container.close()
+                self._complete()
             self._go_on()
-        except BaseException:
+        except BaseException as exc:
+            self._keep(exc)
             self.abort()
             raise
         self._closed = True
         return self._replacement.commit(interrupted=interrupted)
+
+    def _complete(self) -> None:
+        """Writes the trailer, if that was not tried before."""
+        in_fragments = self._live and self._plan.container in ("mp4", "mov")
+        with salvage.shown_again(self._replacement.temp) if in_fragments else contextlib.nullcontext():
+            self._container.close()
+
+    def _keep(self, exc: BaseException) -> None:
+        """Of a live recording that failed: leaves what can be played of it and raises OutputError that says where.
+        Returns where there is nothing, or nothing to be kept."""
+        if not self._live or self._cancelled or self._closed or not isinstance(exc, Exception):
+            return
+        self._closed = True
+        self._held.clear()
+        if self._sound is not None:
+            self._sound.close()
+        with contextlib.suppress(Exception):
+            self._complete()
+        if salvage.plays(self._replacement.temp):
+            part = self._replacement.keep()
+            why = " ".join(str(exc).split()) or type(exc).__name__
+            raise OutputError(f"{why}; what was recorded until then is in {part}") from exc
 
     def cancel(self) -> None:
         """A `close` gives up between two packets and raises Aborted. From any thread."""
