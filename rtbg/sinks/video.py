@@ -202,7 +202,7 @@ class VideoSink:
             self._held.extend(self._stream.encode(picture))
             self._mux()
             if self._passthrough is not None:
-                self._passthrough.advance(pts * self._time_base)
+                self._passthrough.advance(pts * self._time_base, [m * frame.time_base for m in frame.moves])
             if self._track is not None:
                 for packet in self._track.advance(pts * self._time_base):
                     self._container.mux(packet)
