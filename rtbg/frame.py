@@ -42,6 +42,8 @@ class Frame:
         Rows may be strided, their samples not. Never written to once the frame has been handed on.
     pts: presentation time in units of time_base.
     captured: time.monotonic() seconds when the picture was taken; live latency only.
+    moves: of a file whose times start again on the way (files glued together): how many units of time_base later than
+        there all is that follows each such place, for those that this picture lies behind; pts has the last one in it.
     """
 
     planes: tuple[Array, ...]
@@ -49,6 +51,7 @@ class Frame:
     time_base: Fraction
     color: Color = Color()
     captured: float = 0.0
+    moves: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.planes) not in (3, 4) or self.planes[0].dtype not in (np.uint8, np.uint16):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Sequence
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from rtbg.frame import Frame, StreamInfo
 from rtbg.protocols import Sink
 from rtbg.sinks import VideoSink, open_sink
 from rtbg.sinks.codecs import CONTAINERS
+from rtbg.sources import open_source
 
 
 def packets(path: Path, kind: str, index: int = 0) -> list[tuple[Fraction, Fraction, bytes]]:
@@ -234,6 +237,60 @@ def test_gap_in_sound_stays_in_sync(tmp_path: Path) -> None:
     assert np.abs(wave[int(1.5 * rate) : int(1.9 * rate)]).max() > 0.1
 
 
+@pytest.mark.parametrize("audio", ["aac", "ac3"])
+@pytest.mark.parametrize("suffix", [".mkv", ".webm"])  # copied and encoded again
+@pytest.mark.parametrize(("frames", "copies"), [(75, 2), (23, 3)])
+def test_glued_files_stay_in_sync(
+    tmp_path: Path, audio: str, suffix: str, frames: int, copies: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Every copy's tone begins with its own pictures: half a second of silence and then the tone, in each."""
+    plain = {"bf": "0"}  # no time below 0, which would wrap around
+    one = make_video(tmp_path / "a.mkv", frames=frames, audio="pcm_s16le", size=(64, 48), options=plain)
+    with av.open(str(one)) as source, av.open(str(tmp_path / "one.ts"), "w") as out:
+        pictures, track = out.add_stream_from_template(source.streams.video[0]), out.add_stream(audio, rate=48000)
+        track.layout = "mono"
+        resampler = av.AudioResampler("fltp", "mono", 48000, frame_size=1536 if audio == "ac3" else 1024)
+        for packet in source.demux():
+            if packet.stream.type == "video" and packet.dts is not None:
+                packet.stream = pictures
+                out.mux(packet)
+            for frame in packet.decode() if packet.stream.type == "audio" else []:
+                for part in resampler.resample(frame):
+                    wave = part.to_ndarray()
+                    wave[:, : max(0, 24000 - part.pts)] = 0
+                    quiet = av.AudioFrame.from_ndarray(wave, format="fltp", layout="mono")
+                    quiet.sample_rate, quiet.pts, quiet.time_base = 48000, part.pts, Fraction(1, 48000)
+                    out.mux(track.encode(quiet))
+        out.mux(track.encode(None))
+    (tmp_path / "in.ts").write_bytes((tmp_path / "one.ts").read_bytes() * copies)
+    source, target = open_source(tmp_path / "in.ts"), tmp_path / f"out{suffix}"
+    sink = open_sink(target, source.info)
+    while (picture := source.read()) is not None:
+        sink.write(picture)
+    sink.close()
+    source.close()
+    assert [r.message for r in caplog.records if "starts again" in r.message] == []
+    shown = [float(t) for t in times(target)]
+    assert len(shown) == frames * copies
+    with av.open(str(target)) as container:
+        heard = [(f.time, f.to_ndarray().reshape(-1)) for f in container.decode(audio=0)]
+    loud = [t + k / 48000 for t, wave in heard for k in np.flatnonzero(np.abs(wave) > 0.1)]
+    begins = [loud[0]] + [b for a, b in pairwise(loud) if b - a > 0.3]
+    assert begins == pytest.approx([shown[k * frames] + 0.5 for k in range(copies)], abs=0.02)
+
+
+def test_sound_that_starts_again_alone_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    one = make_video(tmp_path / "one.ts", frames=50, audio="aac", size=(64, 48)).read_bytes()
+    pieces = [one[k : k + 188] for k in range(0, len(one), 188)]
+    quiet = [p for p in pieces if int.from_bytes(p[1:3]) & 0x1FFF != 0x100]  # without the pictures
+    (tmp_path / "in.ts").write_bytes(one + b"".join(quiet))
+    carry(tmp_path / "in.ts", tmp_path / "out.mkv")
+    (told,) = [r.message for r in caplog.records if r.levelno == logging.WARNING]
+    assert re.fullmatch(r"in\.ts: audio track 1 \(aac\) starts again at \d\.\d s, its pictures do not: left out", told)
+    _, wave, rate = sound(tmp_path / "out.mkv")
+    assert len(wave) / rate == pytest.approx(2.0, abs=0.06)
+
+
 def test_damaged_sound_does_not_stop_the_pictures(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     whole = make_video(tmp_path / "a.mp4", frames=50, audio="aac", size=(64, 48))
     data = bytearray(whole.read_bytes())
@@ -285,5 +342,5 @@ def test_pictures_are_never_behind_the_sound(tmp_path: Path) -> None:
     for k, frame in enumerate(make_frames(info, range(100))):
         sink.write(frame)
         waiting = sink._passthrough._next
-        assert waiting is None or waiting.pts * waiting.time_base < k / 25 + 1.0
+        assert waiting is None or waiting[0].pts * waiting[0].time_base < k / 25 + 1.0
     sink.close()

@@ -201,6 +201,16 @@ def test_glued_streams_go_on_in_time(tmp_path: Path, caplog: pytest.LogCaptureFi
     ]
 
 
+def test_short_glued_streams_go_on_in_time(tmp_path: Path) -> None:
+    one = make_video(tmp_path / "one.ts", frames=27, rate=30, options={"bf": "2"}).read_bytes()
+    path = tmp_path / "three.ts"
+    path.write_bytes(3 * one)
+    frames = frames_of(path)
+    assert len(frames) == 81
+    assert set(np.diff([f.pts for f in frames])) == {3000}
+    assert [len(f.moves) for f in frames] == [0] * 27 + [1] * 27 + [2] * 27
+
+
 def test_clock() -> None:
     def stamps(*pts: int | None, order: bool = False, dts: tuple[int | None, ...] = ()) -> list[int]:
         clock = Clock(10, Fraction(1, 1000), decode_order=order)
@@ -213,6 +223,8 @@ def test_clock() -> None:
     assert stamps(None, None, None, dts=(20, 30, None)) == [0, 10, 20]
     assert stamps(9, 7, 8, order=True, dts=(0, 10, 20)) == [0, 10, 20]
     assert stamps(5000, 5010, 0, 10, 20) == [5000, 5010, 5020, 5030, 5040]
+    assert stamps(500, 510, 0, 10, 20, 0, 10) == [500, 510, 520, 530, 540, 541, 542]  # two places: disorder
+    assert stamps(100, 190, 0, 90, 180, 0) == [100, 190, 200, 290, 380, 390]
 
 
 @pytest.mark.parametrize("suffix", ["mp4", "mkv", "ts", "avi", "mpg", "h264", "flv"])

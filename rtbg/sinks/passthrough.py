@@ -1,7 +1,8 @@
 """The sound and subtitles of the input file, carried over beside the new pictures. Used by `VideoSink`.
 
-The file is read a second time, only its sound and subtitle packets and never further than the pictures have
-come. Memory: one packet, and what FFmpeg holds to interleave the tracks.
+The file is read a second time, only its sound and subtitle packets (and its pictures', where times may start again
+on the way, see `joints`) and never further than the pictures have come. Memory: one packet, and what FFmpeg holds to
+interleave the tracks.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import av
 from av.stream import Discard, Disposition
 
 from rtbg.frame import StreamInfo
+from rtbg.sinks.joints import BACK, in_parts, restarts
 from rtbg.sinks.tracks import Track, muxes, open_track, seconds
 
 _log = logging.getLogger("rtbg")
@@ -38,8 +40,12 @@ class Passthrough:
         self._out, self._path = out, path
         self._tracks: dict[int, Track] = {}
         self._templates: list[Any] = []
-        self._packets: Iterator[Any] = iter(())
-        self._next: Any = None
+        self._pictures: Any = None  # their stream, where times may start again on the way
+        self._packets: Iterator[tuple[Any, int]] = iter(())
+        self._next: tuple[Any, int] | None = None  # and the number of joints before it
+        self._moves: Sequence[Fraction] = ()
+        self._parts: dict[int, int] = {}
+        self._last: dict[int, Fraction] = {}  # decoding times, of each track
         self._origin = Fraction(0)
         self._end: Fraction | None = None
         self._warned: set[int] = set()
@@ -56,6 +62,7 @@ class Passthrough:
         pictures = [s for s in self._source.streams.video if not s.disposition & Disposition.attached_pic]
         if pictures and pictures[0].start_time is not None:
             self.begin = pictures[0].start_time * pictures[0].time_base
+        self._pictures = pictures[0] if pictures and restarts(self._source) else None
         left: Counter[str] = Counter()
         chapters = self._source.chapters()
         if chapters:
@@ -84,35 +91,65 @@ class Passthrough:
         if not self._tracks:
             return
         try:
-            if origin:
+            if origin and self._pictures is None:  # the same time may come twice: then from the start, too
                 # A second earlier: subtitles that are still on screen, and codecs that need a run-up. A file in
                 # which one cannot seek is read from its start: what comes before `origin` is left out anyway.
                 with contextlib.suppress(av.FFmpegError):
                     self._source.seek(max(0, int((origin - 1) * av.time_base)))
             for stream in self._source.streams:  # after seeking, which goes by the pictures
-                if stream.index not in self._tracks:
+                if stream.index not in self._tracks and stream is not self._pictures:
                     stream.discard = Discard.all
-            self._packets = self._source.demux(*self._templates)
+            if self._pictures is None:
+                self._packets = ((packet, 0) for packet in self._source.demux(*self._templates))
+            else:
+                self._packets = in_parts(self._source.demux(*self._templates, self._pictures), self._pictures)
             self._next = next(self._packets, None)
         except (av.FFmpegError, ValueError) as exc:
             self._stop(exc)
 
-    def advance(self, until: Fraction) -> None:
-        """Writes what comes before `until`, in seconds of the input."""
+    def advance(self, until: Fraction, moves: Sequence[Fraction] = ()) -> None:
+        """Writes what comes before `until`, in seconds of the input. moves: as `Frame.moves`, in seconds."""
+        self._moves = moves or self._moves
         while self._next is not None:
-            packet = self._next
+            packet, part = self._next
             if packet.dts is not None:
-                when = seconds(packet)
+                if part > len(self._moves) and until < _EVER:
+                    return  # the pictures have not come there yet
+                when = seconds(packet) + self._moved(part)
                 if when > until:
                     return
                 if self._end is not None and when > self._end + _SLACK:
                     self._next = None
                     return
-                self._write(packet.stream.index, packet)
+                if self._move(packet, part):
+                    self._write(packet.stream.index, packet)
             try:
                 self._next = next(self._packets, None)
             except (av.FFmpegError, ValueError) as exc:
                 self._stop(exc)
+
+    def _moved(self, part: int) -> Fraction:
+        return self._moves[part - 1] if 0 < part <= len(self._moves) else Fraction(0)
+
+    def _move(self, packet: Any, part: int) -> bool:
+        """Moves a packet as the pictures beside it were; False, with one warning, where it cannot go on from there."""
+        index = packet.stream.index
+        moved = round(self._moved(part) / packet.time_base)
+        packet.dts += moved
+        packet.pts = packet.pts + moved if packet.pts is not None else None
+        when, last = packet.dts * packet.time_base, self._last.get(index)
+        fits = last is None or last - when <= BACK or packet.stream.type != "audio"
+        if part > len(self._moves) or not fits:
+            if index not in self._warned and (self._end is None or when < self._end):
+                self._warned.add(index)
+                at, name = float(when), _name(packet.stream)
+                _log.warning("%s: %s starts again at %.1f s, its pictures do not: left out", self._path.name, name, at)
+            return False
+        if part > self._parts.get(index, 0) and (track := self._tracks.get(index)) is not None:
+            self._parts[index] = part
+            track.join()
+        self._last[index] = when if last is None else max(when, last)
+        return True
 
     def finish(self, end: Fraction | None) -> None:
         """Writes the rest, up to `end` in seconds of the input (None: all of it)."""

@@ -20,6 +20,7 @@ from typing import Any, Protocol
 import av
 import numpy as np
 
+from rtbg.sinks.joints import seam
 from rtbg.sinks.microphone import Microphone
 
 _log = logging.getLogger("rtbg")
@@ -53,6 +54,9 @@ class Track(Protocol):
     def put(self, packet: Any, origin: Fraction, end: Fraction | None) -> Iterator[Any]:
         """Takes a packet of the input. origin: seconds of the input that become 0. end: of the part that is
         kept, None where not known."""
+
+    def join(self) -> None:
+        """What is put from here on comes of another recording: it may overlap what came before, or leave a gap."""
 
     def end(self, origin: Fraction, end: Fraction | None) -> Iterator[Any]:
         """Gives what is still held."""
@@ -142,6 +146,9 @@ class Copy:
         packet.pts, packet.dts, packet.stream = pts, dts, self._stream
         yield packet
 
+    def join(self) -> None:
+        """Packets are whole: one that begins before the last one has is left out."""
+
     def end(self, origin: Fraction, end: Fraction | None) -> Iterator[Any]:
         """Nothing is held."""
         return iter(())
@@ -199,6 +206,8 @@ class SoundTrack:
         self._context = self._stream.codec_context
         self._resampler: Any = None
         self._form: tuple[str, str, int] | None = None
+        self._until: Fraction | None = None  # where what was put ends, in seconds of the input
+        self._joined = False
         describe(template, self._stream, out.format.name)
 
     def put(self, packet: Any, origin: Fraction, end: Fraction | None) -> Iterator[Any]:
@@ -206,6 +215,10 @@ class SoundTrack:
         if packet.size:
             for frame in self._template.codec_context.decode(packet):
                 yield from self._encode(frame, origin, end)
+
+    def join(self) -> None:
+        """What follows comes at its time to the sample: the resampler sees to gaps and overlaps from 100 ms on only."""
+        self._joined = True
 
     def end(self, origin: Fraction, end: Fraction | None) -> Iterator[Any]:
         """The tail of the decoder, the resampler and the encoder."""
@@ -221,6 +234,12 @@ class SoundTrack:
     def _encode(self, frame: Any, origin: Fraction, end: Fraction | None) -> Iterator[Any]:
         if frame.pts is None:
             return
+        if self._joined and self._until is not None:
+            for piece in seam(frame, self._until):
+                self._joined = False
+                yield from self._encode(piece, origin, end)
+            return
+        self._until = frame.pts * frame.time_base + Fraction(frame.samples, frame.sample_rate)
         form = (frame.format.name, frame.layout.name, frame.sample_rate)
         cut = _cut(frame, origin, end)
         if cut is None:
@@ -388,6 +407,9 @@ class TextTrack:
         text.duration = round((packet.duration or 0) * packet.time_base * 1000)
         text.stream = self._stream
         yield text
+
+    def join(self) -> None:
+        """Nothing to do."""
 
     def end(self, origin: Fraction, end: Fraction | None) -> Iterator[Any]:
         """Nothing is held."""

@@ -215,7 +215,7 @@ class VideoSink:
             self._held.extend(self._stream.encode(picture))
             self._mux()
             if self._passthrough is not None:
-                self._passthrough.advance(pts * self._time_base)
+                self._passthrough.advance(pts * self._time_base, [m * frame.time_base for m in frame.moves])
             if self._track is not None:
                 # No further than the pictures that are written: by the next one FFmpeg knows how long the last picture
                 # of a fragment is that ends with the sound.

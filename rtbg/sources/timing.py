@@ -1,4 +1,5 @@
-"""Times of pictures: one after the other, whatever the file says. Used by `VideoSource`."""
+"""Times of pictures: one after the other, whatever the file says. Used by `VideoSource`, and what a break in them is,
+by the sinks that carry the sound."""
 
 from __future__ import annotations
 
@@ -8,7 +9,9 @@ from typing import Any
 
 import av
 
-_JUMP = 1  # seconds back in time that are taken for a break (streams glued together), not for disorder
+# A way back in time longer than the shorter of these is a break (files glued together), not disorder: pictures that a
+# muxer gave the times of their decoding are four out of place at most.
+_JUMP_PICTURES, _JUMP_SECONDS = 8, 1
 _MOST_DELAY = 16  # pictures that a decoder may hold back to bring them in order
 
 
@@ -19,7 +22,8 @@ class Clock:
     container holds only decoding times (AVI).
     A picture without pts gets its dts, less what the first one's dts is after `begin` (the decoder's delay),
     while no picture has had a pts; else the time before plus `step`. One at or before the picture before it
-    gets that one's time plus one tick. Where time jumps back by over a second, all that follows is moved on.
+    gets that one's time plus one tick. Where time jumps back (`jump`), all that follows is moved on.
+    moves: by how many ticks, after each such jump so far, as `Frame.moves`.
     exact: the latest stamp is the container's. disorder: some stamp had to be corrected.
     last: the latest stamp, also after `restart`, which is for seeks."""
 
@@ -27,7 +31,7 @@ class Clock:
         self.step, self.decode_order = step, decode_order
         self.last: int | None = None
         self.exact = self.disorder = False
-        self._begin, self._second = begin, max(1, round(_JUMP / time_base))
+        self._begin, self._jump = begin, max(1, round(jump(step * time_base) / time_base))
         self._delay: int | None = None
         self.restart()
 
@@ -35,7 +39,7 @@ class Clock:
         """The next picture is not compared with those before."""
         self._before: int | None = None
         self._seen_pts = False
-        self._shift = 0
+        self.moves: tuple[int, ...] = ()
 
     def stamp(self, pts: int | None, dts: int | None) -> int:
         """The time of the next picture."""
@@ -50,17 +54,23 @@ class Clock:
         self.exact = found is not None
         if found is None:
             found = self._begin if self._before is None else self._before + self.step
-        else:
-            found += self._shift
+        elif self.moves:
+            found += self.moves[-1]
         if self._before is not None and found <= self._before:
-            if self._before - found > self._second:
-                self._shift += self._before + self.step - found
+            if self._before - found > self._jump:
+                moved = self._before + self.step - found
+                self.moves = (*self.moves, moved + self.moves[-1] if self.moves else moved)
                 found = self._before + self.step
             else:
                 found = self._before + 1
             self.disorder = True
         self._before = self.last = found
         return found
+
+
+def jump(step: Fraction) -> Fraction:
+    """Seconds: times that go back by more are a break. step: seconds that a picture lasts."""
+    return min(Fraction(_JUMP_SECONDS), _JUMP_PICTURES * step)
 
 
 def fraction(seconds: float) -> Fraction:

@@ -86,7 +86,8 @@ class VideoSource:
         if not self._reader.fits(frame):
             size = f"{frame.width}x{frame.height} {frame.format.name}"
             self._warn("change", f"changes to {size} pictures on the way: they are converted to match")
-        return Frame(self._planes(frame), pts, self.info.time_base, self._reader.color)
+        moves = self._clock.moves
+        return Frame(self._planes(frame), pts, self.info.time_base, self._reader.color, moves=moves)
 
     def close(self) -> None:
         """Frees the file and the decoder."""
