@@ -33,6 +33,9 @@ GAP = 0.5
 # What the network gets for a code of 8 bits: a table, since OpenCV looks up faster than NumPy converts and multiplies.
 _SHARES = np.arange(256, dtype=np.float32) * np.float32(1 / 255)
 
+# How far two mattes of a still picture are apart where their mean counts less and less, and not at all.
+CONTRADICT = 0.3, 0.6
+
 _TURN = {90: cv2.ROTATE_90_COUNTERCLOCKWISE, 180: cv2.ROTATE_180, 270: cv2.ROTATE_90_CLOCKWISE}
 _TURN_BACK = {90: cv2.ROTATE_90_CLOCKWISE, 180: cv2.ROTATE_180, 270: cv2.ROTATE_90_COUNTERCLOCKWISE}
 
@@ -111,17 +114,21 @@ class Look:
 def look_closely(looks: Sequence[Look], frame: Frame) -> Array:
     """A still picture's matte by several networks, float32 (h, w), upright, of the first one's size: each looks at it
     and at its mirror image, twice, the second time with the mean of what all saw at first as its past; the mean of what
-    they see then is the matte. What that gains is in `training/EXPERIMENTS.md`. Raises MattingError."""
+    they see then is the matte, but where the first and the last contradict one another it is the last one's: half of a
+    thing would be seen through. What that gains is in `training/EXPERIMENTS.md`. Raises MattingError."""
     for look in looks:
         look.see(look.reduce(frame))
         look.past[:] = 0
     for _ in range(2):
-        mattes = [look.matte(mirrored=mirrored) for look in looks for mirrored in (False, True)]
-        height, width = mattes[0].shape
-        mean = np.mean([cv2.resize(m, (width, height), interpolation=cv2.INTER_LINEAR) for m in mattes], axis=0)
+        both = [(look.matte() + look.matte(mirrored=True)) / 2 for look in looks]
+        height, width = both[0].shape
+        mattes = [cv2.resize(m, (width, height), interpolation=cv2.INTER_LINEAR) for m in both]
+        mean = np.mean(mattes, axis=0)
         for look in looks:
             cv2.resize(mean, look.past.shape[::-1], dst=look.past, interpolation=cv2.INTER_AREA)
-    return np.asarray(mean)
+    low, high = CONTRADICT
+    share = np.clip((cv2.absdiff(mattes[0], mattes[-1]) - low) / (high - low), 0, 1)
+    return np.asarray(mean + share * (mattes[-1] - mean))
 
 
 class Matting:
