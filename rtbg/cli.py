@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -20,7 +20,7 @@ from rtbg.control import Control
 from rtbg.errors import Aborted, MattingError, OutputError, RtbgError, UsageError
 from rtbg.options import CODECS, ENGINES, FAILURES, FITS, PRECISIONS, SHOWS, Options, seconds
 from rtbg.paths import is_folder
-from rtbg.progress import progress_bar, say
+from rtbg.progress import progress_bar, say, show
 from rtbg.stats import Stats, Stop
 from rtbg.version import __version__
 
@@ -195,9 +195,7 @@ def _inform(args: argparse.Namespace, options: Options) -> int:
         return run_doctor(options, args.webcam or "")
     from rtbg.cameras import describe, list_cameras
 
-    with suppress(BrokenPipeError):  # whoever read it has enough
-        sys.stdout.write(describe(list_cameras()).rstrip() + "\n")
-        sys.stdout.flush()
+    show(describe(list_cameras()).rstrip())
     return DONE
 
 

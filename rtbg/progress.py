@@ -1,12 +1,14 @@
-"""The progress bar of a file run, on the terminal only, and lines on stderr, where there is one."""
+"""The progress bar of a file run, on the terminal only, lines on stderr and texts on stdout, where there is one."""
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
+from rtbg.errors import OutputError
 from rtbg.stats import Stats
 
 if TYPE_CHECKING:
@@ -18,6 +20,21 @@ def say(line: str) -> None:
     with suppress(OSError, ValueError):
         if sys.stderr is not None:
             print(line, file=sys.stderr, flush=True)
+
+
+def show(text: str) -> None:
+    """A text on stdout; nothing happens where that is closed (a service) or broken (a pipe whose reader has enough).
+    Raises OutputError where it cannot be written."""
+    if sys.stdout is None:
+        return
+    try:
+        print(text, flush=True)
+    except OSError as exc:
+        nothing = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nothing, sys.stdout.fileno())  # what is left in its buffer would fail again when Python ends
+        os.close(nothing)
+        if not isinstance(exc, BrokenPipeError):
+            raise OutputError(f"standard output cannot be written: {exc.strerror}") from exc
 
 
 def total_frames(info: StreamInfo) -> float | None:
