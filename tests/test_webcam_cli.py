@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -154,6 +155,35 @@ def test_a_recording_with_all_standard_files_closed(clip: Path, tmp_path: Path) 
     assert b"libpng" not in (tmp_path / "rec.mp4").read_bytes()
     assert len(read_video(tmp_path / "rec.mp4")[0]) > 5
     assert standard == [os.devnull] * 3
+
+
+@pytest.mark.skipif(shutil.which("Xvfb") is None, reason="needs Xvfb")
+def test_an_x_server_that_dies_takes_the_preview_only(clip: Path, tmp_path: Path) -> None:
+    pytest.importorskip("pygame", reason="pygame-ce is not installed: pip install 'rtbg[preview]'")
+    ours, theirs = os.pipe()
+    server = subprocess.Popen(
+        ["Xvfb", "-displayfd", str(theirs), "-screen", "0", "640x480x24", "-nolisten", "tcp"],
+        pass_fds=[theirs],
+        stderr=subprocess.DEVNULL,
+    )
+    os.close(theirs)
+    try:
+        with os.fdopen(ours) as told:
+            env = BARE | {"DISPLAY": f":{told.readline().strip()}"}
+        process = start("--webcam", clip, "--vcam", "none", "--preview", "-o", tmp_path / "rec.mkv", env=env)
+        time.sleep(1.5)
+        assert process.poll() is None
+    finally:
+        server.kill()
+        server.wait()
+    time.sleep(3)
+    assert process.poll() is None, "the call goes on"
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == 1 and said.count("its display is gone") == 1, said  # an output was lost
+    assert "XIO" not in said
+    times = read_video(tmp_path / "rec.mkv")[1]
+    assert times[-1] - times[0] > 3.5
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
