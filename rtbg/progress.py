@@ -71,6 +71,7 @@ def progress_bar(label: str, info: StreamInfo, *, show: bool) -> Iterator[Callab
     )
     total = total_frames(info)
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        bar.console.show_cursor(True)  # a Ctrl-Z, or a signal that kills, would leave the shell without
         task = bar.add_task(label, total=total, fps=0.0)
 
         def update(stats: Stats) -> None:
