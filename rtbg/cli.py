@@ -7,25 +7,20 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
-import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 from rtbg.control import Control
 from rtbg.errors import Aborted, MattingError, OutputError, RtbgError, UsageError
 from rtbg.options import CODECS, ENGINES, FAILURES, FITS, PRECISIONS, SHOWS, Options, seconds
 from rtbg.paths import is_folder, same_file
-from rtbg.progress import progress_bar, say
+from rtbg.progress import progress_bar, say, show
+from rtbg.signals import signals
 from rtbg.stats import Stats, Stop
 from rtbg.version import __version__
-
-if TYPE_CHECKING:
-    from types import FrameType
 
 DONE, FAILED, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
 STILLS = {".png", ".jpg", ".jpeg", ".webp"}
@@ -160,7 +155,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if options.on_failure != Options().on_failure:
             raise UsageError("--on-failure is for --webcam")
         stop = Stop()
-        with _signals(stop, quiet=args.quiet):
+        with signals(stop, quiet=args.quiet):
             return _files(args, options, stop)
     except UsageError as exc:
         return _say_error(exc, WRONG_USAGE)
@@ -195,9 +190,7 @@ def _inform(args: argparse.Namespace, options: Options) -> int:
         return run_doctor(options, args.webcam or "")
     from rtbg.cameras import describe, list_cameras
 
-    with suppress(BrokenPipeError):  # whoever read it has enough
-        sys.stdout.write(describe(list_cameras()).rstrip() + "\n")
-        sys.stdout.flush()
+    show(describe(list_cameras()).rstrip())
     return DONE
 
 
@@ -216,7 +209,7 @@ def _live(args: argparse.Namespace, options: Options) -> int:
     cv2.setNumThreads(1)
     stop = Stop()
     control = Control(quit=stop.end)
-    with _signals(stop, quiet=True, reload=control.reload):
+    with signals(stop, quiet=True, reload=control.reload):
         try:
             stats = run_webcam(
                 args.webcam,
@@ -342,35 +335,3 @@ def _report(stats: Stats, *, verbose: bool) -> None:
     if verbose and stats.frames_out:
         parts = (f"{name} {1000 * t / stats.frames_out:.2f}" for name, t in stats.stages.items())
         say("milliseconds a frame: " + ", ".join(parts))
-
-
-@contextmanager
-def _signals(stop: Stop, *, quiet: bool, reload: Callable[[], None] | None = None) -> Iterator[None]:
-    """First Ctrl-C, SIGTERM or SIGHUP: end of stream. Second: abort. Third: the system's default, for a stage that
-    hangs. reload: what SIGHUP is for instead, but where it comes of our terminal being closed: that is an end."""
-    terminals = _terminals() if reload is not None else []
-
-    def handle(number: int, _frame: FrameType | None) -> None:
-        if stop.ended:
-            stop.abort()
-            signal.signal(number, signal.SIG_DFL)
-        else:
-            stop.end()
-            if not quiet:
-                say("rtbg: finishing what has been read; again to give up")
-
-    numbers = [getattr(signal, n) for n in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, n)]
-    kept = {n: signal.signal(n, handle) for n in numbers}
-    if reload is not None and hasattr(signal, "SIGHUP"):
-        # It may come twice when a terminal is closed, from the system and from the shell, which is not to abort.
-        signal.signal(signal.SIGHUP, lambda *_: reload() if _terminals() == terminals else stop.end())
-    try:
-        yield
-    finally:
-        for number, old in kept.items():
-            signal.signal(number, old)
-
-
-def _terminals() -> list[int]:
-    """Which of standard input and standard error are terminals that work. One that was closed is none any more."""
-    return [fd for fd in (0, 2) if os.isatty(fd)]

@@ -31,7 +31,7 @@ from rtbg.errors import OutputError, RtbgError, UsageError
 from rtbg.frame import LIMITED, SMPTE170M, Array, Color, Frame
 from rtbg.options import ENGINES, Options, size_of
 from rtbg.paths import is_file
-from rtbg.progress import say
+from rtbg.progress import say, show
 from rtbg.protocols import Sink
 from rtbg.threads import engine_threads, ordinary_priority
 from rtbg.version import __version__
@@ -135,10 +135,11 @@ def verdict(findings: Sequence[Finding]) -> str:
 
 
 def run_doctor(options: Options | None = None, spec: str = "") -> int:
-    """Prints the report; returns the exit code: 1 if a live run is not possible, else 0. Takes what `examine` takes."""
+    """Prints the report; returns the exit code: 1 if a live run is not possible, else 0. Takes what `examine`
+    takes. Raises OutputError where stdout cannot be written."""
     say("rtbg: looking at cameras, engines and codecs ...")
     findings = examine(options, spec)
-    print(report(findings), flush=True)
+    show(report(findings))
     return int(any(f.area in NEEDED and f.state == PROBLEM for f in findings))
 
 

@@ -1,9 +1,9 @@
 """Keys typed in the terminal during a live run, without Enter: b, m, space, q (`rtbg.control.KEYS`).
 
-Used by the command line. The terminal leaves line mode while `terminal_keys` is open and is put back whatever happens:
-at the end, on an exception, while the process is stopped (Ctrl-Z). Ctrl-C and Ctrl-Z mean what they always do. A
-process in the background never touches the terminal: its shell, and what runs in front, own it. Imports nothing
-heavy. Memory bound: none to speak of.
+Used by the command line. The terminal leaves line mode while `terminal_keys` is open and is put back at the end, on an
+exception, while the process is stopped (Ctrl-Z), and by `rtbg.signals` before a signal kills it. Ctrl-C and Ctrl-Z mean
+what they always do. A process in the background never touches the terminal: its shell, and what runs in front, own it.
+Imports nothing heavy. Memory bound: none to speak of.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from rtbg.control import Control
+from rtbg.signals import LAST_RESORT
 
 if TYPE_CHECKING:
     from types import FrameType
 
-LOOK = 0.25  # seconds between two looks at whether we are back in the foreground
+LOOK = 0.25  # seconds between two looks at whether we are in the foreground
 ALONE = 0.05  # seconds after which an Escape was the key itself, not the head of an arrow key's sequence
 
 
@@ -121,6 +122,7 @@ else:
         def __init__(self, fd: int, control: Control) -> None:
             self._fd, self._control = fd, control
             self._kept: list[Any] | None = None  # the terminal's mode while ours is set
+            self._changing = threading.RLock()  # a signal may come on the very thread that changes the mode
             self._asleep, self._wake = -1, -1  # the pipe that ends the thread's waiting
 
         def in_front(self) -> bool:
@@ -142,6 +144,8 @@ else:
                     for number, handler in ((signal.SIGTSTP, self._stopped), (signal.SIGCONT, self._continued)):
                         stack.callback(signal.signal, number, signal.signal(number, handler))
                 stack.callback(self._leave)
+                LAST_RESORT.add(self._leave_for_good)
+                stack.callback(LAST_RESORT.discard, self._leave_for_good)
                 self._enter()
                 thread.start()
                 stack.callback(thread.join)
@@ -167,13 +171,19 @@ else:
             except termios.error:
                 return  # closed: there is no mode any more
 
+        def _leave_for_good(self) -> None:
+            """The process is about to be killed: the reading thread is not to set our mode again."""
+            self._changing.acquire(timeout=1)
+            self._leave()
+
         def _stopped(self, _number: int, _frame: FrameType | None) -> None:
             """Ctrl-Z: stops as if nobody had handled it, with the terminal as it was found."""
-            self._leave()
-            signal.signal(signal.SIGTSTP, signal.SIG_DFL)
-            signal.raise_signal(signal.SIGTSTP)  # returns when we are continued
-            signal.signal(signal.SIGTSTP, self._stopped)
-            self._enter()
+            with self._changing:
+                self._leave()
+                signal.signal(signal.SIGTSTP, signal.SIG_DFL)
+                signal.raise_signal(signal.SIGTSTP)  # returns when we are continued
+                signal.signal(signal.SIGTSTP, self._stopped)
+                self._enter()
 
         def _continued(self, _number: int, _frame: FrameType | None) -> None:
             """`fg` or `bg`, or SIGCONT after SIGSTOP, after which a shell may have set its own mode."""
@@ -185,12 +195,15 @@ else:
             typed, ours = Typed(), True
             while True:
                 before, ours = ours, self.in_front()
+                with self._changing:
+                    if ours and self._kept is None:
+                        self._enter()  # a shell whose `fg` finds us running already sends no SIGCONT
                 if self._closed():
                     if before:
                         self._control.press("q")  # nobody is left to see or stop the run
                     return
                 watched = [self._asleep, self._fd] if ours else [self._asleep]
-                ready = select.select(watched, [], [], ALONE if typed.waiting else None if ours else LOOK)[0]
+                ready = select.select(watched, [], [], ALONE if typed.waiting else LOOK)[0]
                 if self._asleep in ready:
                     return
                 if self._fd not in ready:

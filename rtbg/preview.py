@@ -12,7 +12,9 @@ Memory bound: the newest picture, and one picture at the window's size.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import ctypes
 import os
 import sys
 import threading
@@ -30,6 +32,7 @@ from rtbg.frame import Array, Frame
 WIDEST, TALLEST = 960, 720  # pixels of a new window; the user may resize it
 SLICE = 0.03  # seconds between two looks at keys while no picture comes
 BACK = (16, 16, 16)  # beside a picture that has not the window's shape
+_CALLBACKS: list[object] = []  # that Xlib was given, and may call as long as the process lives
 
 
 class Preview:
@@ -53,6 +56,7 @@ class Preview:
         self._finished = False  # the run has no more pictures
         self._failed = ""  # why the window is gone before that
         self._open = False
+        self._cut_off = False  # the X server is gone: whatever asks it again may hang or end the process
         scale = min(1.0, WIDEST / size[0], TALLEST / size[1])
         try:
             self._pygame.display.init()
@@ -62,6 +66,7 @@ class Preview:
             self._pygame.display.set_caption(title)
             window = [max(2, round(side * scale) // 2 * 2) for side in size]  # even, as its pictures are
             self._pygame.display.set_mode(window, self._pygame.RESIZABLE)
+            self._outlive_server()
             self._pygame.display.flip()  # Wayland shows nothing before the first picture
             self._pygame.event.pump()
         except self._pygame.error as exc:
@@ -124,15 +129,21 @@ class Preview:
             self.shut()
             return True
         self._take_events()
-        if frame is not None and self._pygame.display.get_active():
+        if frame is not None and not self._cut_off and self._pygame.display.get_active():
             self._show(frame)
+        if self._cut_off:
+            raise ConnectionError("its display is gone")
         return False
 
     def shut(self) -> None:
         """Closes the window. May be called twice."""
         if self._open:
             self._open = False
-            self._pygame.display.quit()
+            self._pygame.event.pump()  # notices a server that is gone
+            if self._cut_off:
+                atexit.unregister(self._pygame.quit)  # closes the window too
+            else:
+                self._pygame.display.quit()
 
     def _finish(self) -> None:
         with self._changed:
@@ -146,6 +157,30 @@ class Preview:
             raise OutputError(f"the display does not answer (SDL chose {driver!r}): leave out --preview")
         if driver == "x11":  # shared memory: 0.2 ms a picture; by way of OpenGL 2.6 ms where that is software
             os.environ.setdefault("SDL_FRAMEBUFFER_ACCELERATION", "0")
+
+    def _outlive_server(self) -> None:
+        """Has `_cut_off` set when the X server dies. By itself Xlib would end the process. Needs libX11 1.7 (2020)."""
+        if self._pygame.display.get_driver() != "x11":
+            return
+        xlib = ctypes.CDLL("libX11.so.6")  # the one that SDL has loaded
+        if not hasattr(xlib, "XSetIOErrorExitHandler"):
+            return
+        error_type = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p)
+        exit_type = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)
+
+        def cut_off(_display: int | None, _data: int | None) -> None:
+            self._cut_off = True
+
+        # Xlib calls both, one after the other; the first one, if not replaced, may not return.
+        on_error, on_exit = error_type(lambda _display: 0), exit_type(cut_off)
+        _CALLBACKS.extend((on_error, on_exit))
+        pointer = ctypes.pythonapi.PyCapsule_GetPointer
+        pointer.restype, pointer.argtypes = ctypes.c_void_p, (ctypes.py_object, ctypes.c_char_p)
+        display = pointer(self._pygame.display.get_wm_info()["display"], b"display")
+        xlib.XSetIOErrorHandler.restype = ctypes.c_void_p
+        xlib.XSetIOErrorHandler(on_error)
+        xlib.XSetIOErrorExitHandler.restype = None
+        xlib.XSetIOErrorExitHandler(ctypes.c_void_p(display), on_exit, None)
 
     def _take_events(self) -> None:
         pygame = self._pygame

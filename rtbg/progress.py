@@ -1,12 +1,14 @@
-"""The progress bar of a file run, on the terminal only, and lines on stderr, where there is one."""
+"""The progress bar of a file run, on the terminal only, lines on stderr and texts on stdout, where there is one."""
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
+from rtbg.errors import OutputError
 from rtbg.stats import Stats
 
 if TYPE_CHECKING:
@@ -31,6 +33,21 @@ def quiet_opencv() -> Iterator[None]:
         yield
     finally:
         cv2.utils.logging.setLogLevel(level)
+
+
+def show(text: str) -> None:
+    """A text on stdout; nothing happens where that is closed (a service) or broken (a pipe whose reader has enough).
+    Raises OutputError where it cannot be written."""
+    if sys.stdout is None:
+        return
+    try:
+        print(text, flush=True)
+    except OSError as exc:
+        nothing = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nothing, sys.stdout.fileno())  # what is left in its buffer would fail again when Python ends
+        os.close(nothing)
+        if not isinstance(exc, BrokenPipeError):
+            raise OutputError(f"standard output cannot be written: {exc.strerror}") from exc
 
 
 def total_frames(info: StreamInfo) -> float | None:
@@ -67,6 +84,7 @@ def progress_bar(label: str, info: StreamInfo, *, show: bool) -> Iterator[Callab
     )
     total = total_frames(info)
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        bar.console.show_cursor(True)  # a Ctrl-Z, or a signal that kills, would leave the shell without
         task = bar.add_task(label, total=total, fps=0.0)
 
         def update(stats: Stats) -> None:

@@ -250,6 +250,36 @@ def test_a_signal_while_starting(long_clip: Path, tmp_path: Path, wait: float) -
     assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="/dev/full")
+@pytest.mark.parametrize("what", ["--list-cameras", "--doctor"])
+@pytest.mark.parametrize("stdout", ["closed", "full", "broken"])
+def test_what_is_shown_with_nowhere_to_go(what: str, stdout: str) -> None:
+    """A closed or broken stdout is nobody's loss, one that refuses is told."""
+
+    def close() -> None:
+        os.close(1)
+
+    ours, theirs = os.pipe()
+    os.close(ours)
+    with open("/dev/full", "w") as full:  # noqa: PTH123
+        done = subprocess.run(
+            [*RTBG, what],
+            stdout=full if stdout == "full" else theirs,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=100,
+            preexec_fn=close if stdout == "closed" else None,
+        )
+    os.close(theirs)
+    said = [line for line in done.stderr.splitlines() if "looking at" not in line]
+    if stdout == "full":
+        assert done.returncode == 1 and said == [
+            "rtbg: error: standard output cannot be written: No space left on device"
+        ]
+    else:  # the doctor's code tells of this machine
+        assert done.returncode in ((0,) if what == "--list-cameras" else (0, 1)) and not said
+
+
 def test_quiet_and_closed_stderr(tmp_path: Path) -> None:
     clip = make_video(tmp_path / "in.mp4", frames=3)
     done = rtbg(clip, "-o", tmp_path / "quiet.mp4", "-q")

@@ -165,6 +165,8 @@ for line in sys.argv[3:]:
         os.kill(child.pid, signal.SIGCONT); print("BG", flush=True)
     elif line == "fg":
         front(child.pid); os.kill(child.pid, signal.SIGCONT); print("FG", flush=True)
+    elif line == "front":  # as bash's `fg` does where the job runs already
+        front(child.pid); print("FRONT", flush=True)
     elif line == "line":
         print("LINE", sys.stdin.readline().strip(), flush=True)
     elif line == "term":
@@ -199,6 +201,24 @@ def test_stopped_and_continued(started: Callable[..., Terminal]) -> None:
     shell.type("mq")
     shell.wait_for("CODE 0")
     assert "<m>" in shell.said
+    assert shell.line_mode
+    assert shell.end() == 0
+
+
+def test_brought_to_the_front_while_it_runs(started: Callable[..., Terminal]) -> None:
+    """Ctrl-Z, `bg`, `fg`: bash continues only what is stopped. The keys work again, and not before."""
+    shell = started("-c", SHELL, CHILD, "front", "stopped", "bg", "line", "front")
+    shell.wait_for("taken True")
+    eventually(lambda: not shell.line_mode)
+    shell.type("\x1a")
+    shell.wait_for("BG")
+    assert shell.line_mode
+    shell.type("one\n")
+    shell.wait_for("LINE one")
+    eventually(lambda: not shell.line_mode)
+    shell.type("bq")
+    shell.wait_for("CODE 0")
+    assert "<b>" in shell.said
     assert shell.line_mode
     assert shell.end() == 0
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import wave
 from pathlib import Path
 
 import av
+import cv2
 import numpy as np
 import pytest
 
@@ -141,6 +143,62 @@ def test_a_recording_with_sound(clip: Path, tmp_path: Path) -> None:
     with av.open(str(tmp_path / "rec.mp4")) as made:
         lengths = [float(s.duration * s.time_base) for s in (made.streams.video[0], made.streams.audio[0])]
     assert min(lengths) > 1 and abs(lengths[0] - lengths[1]) < 0.3
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc")
+def test_a_recording_with_all_standard_files_closed(clip: Path, tmp_path: Path) -> None:
+    """What libpng says of a background that is cut short does not get into it."""
+    background = tmp_path / "wall.png"
+    cv2.imwrite(str(background), np.random.default_rng(0).integers(0, 255, (200, 300, 3), np.uint8))
+    whole = background.read_bytes()
+    command = [*RTBG, "--webcam", clip, "--vcam", "none", "--bg", background, "-o", tmp_path / "rec.mp4"]
+    process = subprocess.Popen(
+        ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *map(str, command)], env=BARE, start_new_session=True
+    )
+    deadline = time.monotonic() + 60
+    while not any(p.stat().st_size > 4096 for p in tmp_path.glob(".rec*")):
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.05)
+    standard = [str(Path(f"/proc/{process.pid}/fd/{n}").readlink()) for n in range(3)]
+    for part in (0.5, 0.3):
+        (tmp_path / "next.png").write_bytes(whole[: round(part * len(whole))])
+        (tmp_path / "next.png").replace(background)
+        process.send_signal(signal.SIGHUP)
+        time.sleep(1.5)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(30) == 0
+    assert b"libpng" not in (tmp_path / "rec.mp4").read_bytes()
+    assert len(read_video(tmp_path / "rec.mp4")[0]) > 5
+    assert standard == [os.devnull] * 3
+
+
+@pytest.mark.skipif(shutil.which("Xvfb") is None, reason="needs Xvfb")
+def test_an_x_server_that_dies_takes_the_preview_only(clip: Path, tmp_path: Path) -> None:
+    pytest.importorskip("pygame", reason="pygame-ce is not installed: pip install 'rtbg[preview]'")
+    ours, theirs = os.pipe()
+    server = subprocess.Popen(
+        ["Xvfb", "-displayfd", str(theirs), "-screen", "0", "640x480x24", "-nolisten", "tcp"],
+        pass_fds=[theirs],
+        stderr=subprocess.DEVNULL,
+    )
+    os.close(theirs)
+    try:
+        with os.fdopen(ours) as told:
+            env = BARE | {"DISPLAY": f":{told.readline().strip()}"}
+        process = start("--webcam", clip, "--vcam", "none", "--preview", "-o", tmp_path / "rec.mkv", env=env)
+        time.sleep(1.5)
+        assert process.poll() is None
+    finally:
+        server.kill()
+        server.wait()
+    time.sleep(3)
+    assert process.poll() is None, "the call goes on"
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == 1 and said.count("its display is gone") == 1, said  # an output was lost
+    assert "XIO" not in said
+    times = read_video(tmp_path / "rec.mkv")[1]
+    assert times[-1] - times[0] > 3.5
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")

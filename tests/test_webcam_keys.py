@@ -24,6 +24,8 @@ from tests.media import read_video
 if sys.platform == "win32":
     pytest.skip("ptys and SIGHUP are Unix's", allow_module_level=True)
 
+import resource
+
 from tests.test_keys import Terminal
 
 SIZE = 320, 240
@@ -55,6 +57,7 @@ class Program(Terminal):
             for name in ("DISPLAY", "WAYLAND_DISPLAY", "NO_COLOR"):
                 os.environ.pop(name, None)
             os.environ.update(TERM="xterm", COLUMNS="160")
+            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
         super().__init__("-m", "rtbg", *map(str, args), before=before)
 
@@ -143,6 +146,16 @@ def test_each_key_does_what_it_says(begin: Callable[..., Program], tmp_path: Pat
     assert somebody(pictures[last]) and kind(pictures[last]) == kind(pictures[last + 1]) == "orange"
     assert "matte" in kinds[: [at for _, at in shown].index(times[last])], "after the matte"
     assert np.abs(pictures[last].astype(int) - pictures[last + 1]).max() > 20
+
+
+def test_a_quit_from_the_terminal_leaves_nothing_behind(begin: Callable[..., Program], tmp_path: Path) -> None:
+    """Neither a terminal without echo nor a hidden file, and it is a death by SIGQUIT."""
+    program = begin("--bg", "#2060c0")
+    assert not program.line_mode and [p.name for p in tmp_path.iterdir() if p.name.startswith(".rec.")]
+    program.type("\x1c")
+    assert program.end() == -signal.SIGQUIT, program.said
+    assert program.line_mode
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("asked", [True, False], ids=["SIGHUP", "by itself"])

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from rtbg.errors import OutputError, RtbgError, UsageError
+from rtbg.signals import LAST_RESORT
 
 _NO_SPACE = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
@@ -52,6 +53,7 @@ class Replacement:
         with writing(path):
             self.path = self._check(path, source)
             self.temp = self._make_temp()
+        LAST_RESORT.add(self.discard)
 
     def _check(self, path: Path, source: Path | None) -> Path:
         if source is not None and _same(path, source):
@@ -85,6 +87,7 @@ class Replacement:
         because the work was interrupted. Raises OutputError where the target has appeared meanwhile or cannot
         be replaced; the work then stands in NAME.partial.EXT, which the message says."""
         self._done = True
+        LAST_RESORT.discard(self.discard)
         appeared = not self._overwrite and self.path.exists()
         if not appeared and not (interrupted and self.path.exists()):
             try:
@@ -125,6 +128,7 @@ class Replacement:
 
     def discard(self) -> None:
         """Deletes what was written; an older output stays. Never raises; after `commit` it does nothing."""
+        LAST_RESORT.discard(self.discard)
         if not self._done:
             # Fails where the file is still open on Windows: call again once it is closed.
             with contextlib.suppress(OSError):
