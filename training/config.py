@@ -56,7 +56,7 @@ def build(config: UNetConfig | LiteConfig) -> UNet | LiteUNet:
     return LiteUNet(config) if isinstance(config, LiteConfig) else UNet(config)
 
 
-# Of the logits (`LiteConfig.contrast`): the true-alpha portraits' MAD fell by a fifth, at 0.001 of IoU.
+# Of the logits (`LiteConfig.contrast`): the true-alpha portraits' MAD falls by a fifth, at 0.002 of IoU.
 CONTRAST = (1.7, -0.8)
 
 # What is trained under each name. `fast` and `quality` are balanced's network at other sizes: a third of its
