@@ -6,6 +6,7 @@ the same time). Used by the command line too.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -21,7 +22,7 @@ from rtbg.color import rgb_to_planes
 from rtbg.composite import Compositor
 from rtbg.errors import MattingError, UsageError
 from rtbg.foreground import Foreground
-from rtbg.frame import BT709, FULL, Array, Color, Frame, StreamInfo
+from rtbg.frame import BT709, FULL, HLG, PQ, Array, Color, Frame, StreamInfo
 from rtbg.gpu_frames import open_frames
 from rtbg.matting import Matting, Refinement
 from rtbg.options import Options, edge_of
@@ -37,6 +38,7 @@ from rtbg.upsampling import Edge
 # What looks at a picture that is no video (`rtbg.matting.look_closely`): one network at two sizes, the larger first.
 PAIRS = {"balanced": ("quality", "balanced"), "quality": ("quality", "balanced")}
 
+_log = logging.getLogger("rtbg")
 _idle: dict[tuple[object, ...], list[Engine]] = defaultdict(list)
 _lock = threading.Lock()
 
@@ -147,6 +149,9 @@ def replace_background(
             _engines(chosen.model, chosen.engine, chosen.device, threads, chosen.precision, closely=closely)
         )
         unseen = chosen.show != "composite" and spec.kind != "transparent"
+        if source.info.color.transfer in (PQ, HLG) and spec.kind in ("image", "color", "generated") and not unseen:
+            name = source.info.path.name if source.info.path else "the video"
+            _log.warning("%s is HDR: the background is not, and will be too bright: make the video SDR first", name)
         behind = open_background("black" if unseen else spec, source.info, fit=chosen.fit)
         stack.callback(behind.close)
         refinement = Refinement(

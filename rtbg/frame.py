@@ -19,6 +19,7 @@ Array = npt.NDArray[Any]
 UNSPECIFIED = 2
 BT709, BT470BG, SMPTE170M, BT2020_NCL = 1, 5, 6, 9
 RANGE_UNSPECIFIED, LIMITED, FULL = 0, 1, 2
+PQ, HLG = 16, 18  # transfers of HDR
 
 
 @dataclass(frozen=True, slots=True)

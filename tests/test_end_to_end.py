@@ -64,6 +64,26 @@ def test_the_background_of_the_options_unless_another_is_named(tmp_path: Path) -
         assert np.abs(cv2.imread(str(tmp_path / "out.png")).astype(int) - want).max() < 3
 
 
+@pytest.mark.parametrize("transfer", [16, 18, 1])
+def test_a_background_that_is_not_hdr_is_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, transfer: int
+) -> None:
+    with av.open(str(tmp_path / "in.mkv"), "w") as out:
+        stream = out.add_stream("libx265", rate=25, options={"x265-params": "log-level=none"})
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p10le"
+        context = stream.codec_context
+        context.colorspace, context.color_primaries, context.color_trc = 9, 9, transfer
+        for k in range(2):
+            shot = av.VideoFrame.from_ndarray(np.full((64, 96, 3), 90, np.uint8), format="rgb24")
+            shot.pts = k
+            out.mux(stream.encode(shot.reformat(format="yuv420p10le")))
+        out.mux(stream.encode(None))
+    for background, said in (("white", transfer != 1), ("blur", False)):
+        caplog.clear()
+        rtbg.replace_background(tmp_path / "in.mkv", tmp_path / f"{background}.mkv", background=background)
+        assert any("is HDR" in r.getMessage() for r in caplog.records) == said
+
+
 @pytest.mark.parametrize(
     ("values", "says"),
     [

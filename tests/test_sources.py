@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -13,6 +14,7 @@ from av.stream import Disposition
 from media import make_video, picture
 from source_parts import SIZE, drain, frames_of, write_picture
 
+from rtbg.backgrounds import open_background
 from rtbg.color import planes_to_rgb
 from rtbg.errors import InputError, MissingDependency
 from rtbg.frame import BT709, LIMITED, Color
@@ -135,6 +137,54 @@ def test_rotation(tmp_path: Path, suffix: str, turn: int, want: int) -> None:
     info = open_source(make_video(tmp_path / f"a.{suffix}", frames=2, rotation=turn)).info
     assert info.rotation == want
     assert info.shown_size == ((96, 160) if want in (90, 270) else SIZE)
+
+
+QUARTERS = np.array([[(200, 40, 40), (40, 200, 40)], [(40, 40, 200), (200, 200, 40)]], np.uint8)
+
+
+@pytest.mark.parametrize("flip", ["", "hflip", "vflip"])
+@pytest.mark.parametrize("turn", [0, 90, 180, 270])
+def test_a_display_matrix_is_followed_mirrored_too(tmp_path: Path, turn: int, flip: str) -> None:
+    """As the frames are turned by `rotation` they look as in a player: turned, then flipped. Backgrounds too."""
+    path = tmp_path / "a.mp4"
+    stored = np.repeat(np.repeat(QUARTERS, 48, 0), 80, 1)
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream("libx264", rate=25, options={"crf": "8"})
+        stream.width, stream.height, stream.pix_fmt = 160, 96, "yuv420p"
+        stream.set_display_rotation(turn, hflip=flip == "hflip", vflip=flip == "vflip")
+        out.mux(stream.encode(av.VideoFrame.from_ndarray(stored, format="rgb24")))
+        out.mux(stream.encode(None))
+    want = {"": lambda q: q, "hflip": np.fliplr, "vflip": np.flipud}[flip](np.rot90(QUARTERS, turn // 90))
+
+    def quarters(rgb: np.ndarray, rotation: int) -> np.ndarray:
+        shown = np.rot90(rgb, rotation // 90)
+        h, w = shown.shape[:2]
+        return shown[h // 4 :: h // 2, w // 4 :: w // 2].astype(int)
+
+    source = open_source(path)
+    frame = source.read()
+    assert frame is not None
+    assert np.abs(quarters(planes_to_rgb(frame.planes, frame.color), source.info.rotation) - want).max() < 12
+    upright = make_video(tmp_path / "frames.mp4", size=(160, 96) if turn in (0, 180) else (96, 160), frames=1)
+    plain = open_source(upright)
+    behind = open_background(str(path), plain.info)
+    under = plain.read()
+    assert under is not None
+    planes = behind.at(under, np.zeros(under.planes[0].shape, np.uint8))
+    assert np.abs(quarters(planes_to_rgb(planes, plain.info.color), 0) - want).max() < 12
+    for thing in (source, plain, behind):
+        thing.close()
+
+
+@pytest.mark.parametrize("codec, suffix", [("libx264", "mp4"), ("mpeg2video", "mkv")])
+def test_interlaced_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture, codec: str, suffix: str) -> None:
+    for name, options in (("fields", {"flags": "+ildct+ilme", "x264-params": "interlaced=1"}), ("whole", {})):
+        path = make_video(tmp_path / f"{name}.{suffix}", codec=codec, options=options, size=(160, 128))
+        caplog.clear()
+        with caplog.at_level(logging.WARNING, "rtbg"):
+            frames_of(path)
+        said = [r.getMessage() for r in caplog.records if "is interlaced" in r.getMessage()]
+        assert len(said) == (name == "fields")
 
 
 def test_cover_art_is_not_the_video(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from itertools import chain
 from pathlib import Path
 
 import av
+import cv2
 import numpy as np
 from av.container import InputContainer
 from av.video.reformatter import Interpolation, VideoReformatter
@@ -21,6 +22,7 @@ from rtbg.backgrounds.image import over_black
 from rtbg.color import is_full, solid, subsample, weights
 from rtbg.errors import BackgroundError
 from rtbg.frame import BT709, BT2020_NCL, FULL, LIMITED, Array, Color, Frame, StreamInfo
+from rtbg.sources.planes import display_of
 from rtbg.sources.probe import demuxer, head
 
 log = logging.getLogger(__name__)
@@ -65,7 +67,7 @@ class VideoBackground:
     def _convert(self, picture: av.VideoFrame, layout: Layout) -> tuple[Array, ...]:
         """Planes of `layout` from a decoded picture: one pass of swscale, and a turn and copy where needed."""
         info = resized(self._info, layout)
-        turned = round(picture.rotation / 90) * 90 % 360
+        turned, mirrored = display_of(picture)
         w, h = picture.width * self._loop.aspect, Fraction(picture.height)
         shown = (float(h), float(w)) if turned in (90, 270) else (float(w), float(h))
         size = placed_size(shown, info, self._fit)
@@ -73,7 +75,8 @@ class VideoBackground:
         # 4:2:0 turned is 4:2:0 again, its chroma half a pixel off, which a background bears; 4:2:2 would not be.
         chroma = (1, 1) if back and layout.chroma[0] != layout.chroma[1] else layout.chroma
         lying = size[::-1] if back in (90, 270) else size
-        planes = [turn(p, back) for p in self._scale(picture, lying, chroma, layout)]
+        scaled = self._scale(picture, lying, chroma, layout)
+        planes = [turn(np.asarray(cv2.flip(p, 1)) if mirrored else p, back) for p in scaled]
         if chroma != layout.chroma:
             planes[1:] = [subsample(p, layout.chroma) for p in planes[1:]]
         if size == (layout.width, layout.height):

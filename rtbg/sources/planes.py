@@ -6,6 +6,7 @@ alive; one picture a frame for formats that are converted; one pair of constant 
 
 from __future__ import annotations
 
+import struct
 from dataclasses import replace
 from typing import Any
 
@@ -127,6 +128,18 @@ def native_of(fmt: av.VideoFormat) -> str:
     sx, sy = 64 // fmt.chroma_width(64), 64 // fmt.chroma_height(64)
     kind = {(1, 1): "yuv444p", (1, 2): "yuv444p", (2, 1): "yuv422p"}.get((sx, sy), "yuv420p")
     return kind + deep
+
+
+def display_of(frame: av.VideoFrame) -> tuple[int, bool]:
+    """What a player does with a picture, by its display matrix: degrees by which it is turned counter-clockwise (0, 90,
+    180, 270), and whether left and right are swapped before that, as selfie cameras have it."""
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    mirrored = False
+    if matrix is not None:
+        a, b, _, c, d = struct.unpack("=5i", bytes(matrix)[:20])  # type: ignore[call-overload]
+        mirrored = a * d < b * c
+    # FFmpeg tells the angle by the first row, which mirroring has the other sign of.
+    return (round(frame.rotation / 90) * 90 + 180 * mirrored) % 360, mirrored
 
 
 def is_rgb(fmt: av.VideoFormat) -> bool:

@@ -14,6 +14,8 @@ from itertools import chain, dropwhile
 from pathlib import Path
 
 import av
+import cv2
+import numpy as np
 from av.container import InputContainer
 from av.stream import Discard, Disposition
 from av.video.frame import VideoFrame
@@ -21,7 +23,7 @@ from av.video.stream import VideoStream
 
 from rtbg.errors import InputError
 from rtbg.frame import Array, Color, Frame, StreamInfo
-from rtbg.sources.planes import PlaneReader, is_rgb
+from rtbg.sources.planes import PlaneReader, display_of, is_rgb
 from rtbg.sources.probe import demuxer, head
 from rtbg.sources.timing import Clock, declared_end, fraction, rate_of, stream_seconds
 
@@ -77,6 +79,8 @@ class VideoSource:
             self._check_whole()
         if self._damage is not None:
             self._warn("damage", f"is damaged after {self._damage:.1f} s: what could be read was kept")
+        if self._interlaced:
+            self._warn("fields", "is interlaced, which is lost: deinterlace it first, e.g. ffmpeg -i IN -vf bwdif OUT")
         if self._clock.disorder:
             self._warn("disorder", "has pictures out of order in time: their times were corrected")
         if picture is None or (self._end is not None and picture[1] >= self._end):
@@ -147,6 +151,8 @@ class VideoSource:
         if self._start > 0:
             self._damage = None  # what is damaged is not among what is read
         self._reader = PlaneReader(first[0], _stream_color(self._stream))
+        self._mirrored = display_of(first[0])[1]
+        self._interlaced = first[0].interlaced_frame
         self.info = self._describe(first[0])
         self._pictures = chain([first], pictures)
 
@@ -213,7 +219,7 @@ class VideoSource:
             chroma=self._reader.chroma,
             frames=frames,
             duration=None if seconds is None else float(seconds),
-            rotation=round(first.rotation / 90) * 90 % 360,
+            rotation=display_of(first)[0],
             sample_aspect=Fraction(aspect) if aspect and aspect > 0 else Fraction(1),
             rgb=is_rgb(first.format),
             path=self._path,
@@ -259,9 +265,10 @@ class VideoSource:
 
     def _planes(self, frame: VideoFrame) -> tuple[Array, ...]:
         try:
-            return self._reader.planes(frame)
+            planes = self._reader.planes(frame)
         except (av.FFmpegError, ValueError) as exc:
             raise InputError(f"{self._path}: pictures of the format {frame.format.name} are not understood") from exc
+        return tuple(np.asarray(cv2.flip(p, 1)) for p in planes) if self._mirrored else planes
 
     def _note_damage(self) -> None:
         if self._damage is None:
