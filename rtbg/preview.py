@@ -162,7 +162,10 @@ class Preview:
         """Has `_cut_off` set when the X server dies. By itself Xlib would end the process. Needs libX11 1.7 (2020)."""
         if self._pygame.display.get_driver() != "x11":
             return
-        xlib = ctypes.CDLL("libX11.so.6")  # the one that SDL has loaded
+        try:
+            xlib = ctypes.CDLL("libX11.so.6")  # the one that SDL has loaded
+        except OSError:
+            return
         if not hasattr(xlib, "XSetIOErrorExitHandler"):
             return
         error_type = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p)

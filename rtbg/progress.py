@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
@@ -13,6 +14,8 @@ from rtbg.stats import Stats
 
 if TYPE_CHECKING:
     from rtbg.frame import StreamInfo
+
+_quiet, _levels = threading.Lock(), list[int]()  # of `quiet_opencv`: OpenCV's own level, then one for each in it
 
 
 def say(line: str) -> None:
@@ -27,12 +30,18 @@ def quiet_opencv() -> Iterator[None]:
     """Keeps OpenCV from printing about pictures that it cannot read or write, in the body: the error says it."""
     import cv2
 
-    level = cv2.utils.logging.getLogLevel()
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    log = cv2.utils.logging  # its level is the whole process's: the last one out puts it back
+    with _quiet:
+        if not _levels:
+            _levels.append(log.setLogLevel(log.LOG_LEVEL_SILENT))
+        _levels.append(log.LOG_LEVEL_SILENT)
     try:
         yield
     finally:
-        cv2.utils.logging.setLogLevel(level)
+        with _quiet:
+            _levels.pop()
+            if len(_levels) == 1:
+                log.setLogLevel(_levels.pop())
 
 
 def show(text: str) -> None:

@@ -103,9 +103,13 @@ def test_a_whole_recording_is_an_ordinary_file(
     made = [record(tmp_path / f"{live}{suffix}", live=live, gap=gap, freeze=freeze) for live in (False, True)]
     assert contents(made[0]) == contents(made[1])
     assert boxes(made[1])[2:] == [b"mdat", b"moov"]
-    with av.open(str(made[1])) as file:
-        file.seek(4_000_000)
-        assert abs(next(file.decode(video=0)).time - 4) < 4.5
+    found = []
+    for path in made:
+        with av.open(str(path)) as file:
+            file.seek(4_000_000, any_frame=True)
+            packet = next(file.demux(video=0))
+            found.append(float(packet.pts * packet.time_base))
+    assert found[0] == found[1] > 2, "one can seek in it, as in the other"
 
 
 _LIMITED = """

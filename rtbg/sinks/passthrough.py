@@ -91,7 +91,7 @@ class Passthrough:
         if not self._tracks:
             return
         try:
-            if origin and self._pictures is None:  # the same time may come twice: then from the start, too
+            if origin and self._pictures is None:  # the same time may come twice: then from the beginning on
                 # A second earlier: subtitles that are still on screen, and codecs that need a run-up. A file in
                 # which one cannot seek is read from its start: what comes before `origin` is left out anyway.
                 with contextlib.suppress(av.FFmpegError):

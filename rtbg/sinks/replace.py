@@ -109,10 +109,15 @@ class Replacement:
             return partial
         raise OutputError(f"{reason}: the result is in {partial}") from cause
 
+    def outlast(self, wanted: bool = True) -> None:
+        """Whether a signal that kills leaves the hidden file, what can be played of it, or takes it away."""
+        (LAST_RESORT.discard if wanted else LAST_RESORT.add)(self.discard)
+
     def keep(self) -> Path:
         """Leaves the file, unfinished, under NAME.partial.EXT and returns that; its own, hidden name where even that
         cannot be given to it."""
         self._done = True
+        LAST_RESORT.discard(self.discard)
         partial = self._partial()
         try:
             return self.temp.replace(partial)

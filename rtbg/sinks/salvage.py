@@ -49,8 +49,9 @@ def _whole(file: IO[bytes]) -> int:
         file.seek(at)
         box = file.read(16)
         length, kind = int.from_bytes(box[:4]), box[4:8]
-        at += int.from_bytes(box[8:]) if length == 1 else length
-        if length in range(2, 8) or length == 0 or at > size:
+        length = int.from_bytes(box[8:]) if length == 1 else length
+        at += length
+        if length < 8 or at > size:
             break
         if kind in (b"moov", b"mdat"):
             end = at

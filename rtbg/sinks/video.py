@@ -104,6 +104,8 @@ class VideoSink:
         self._track: LiveTrack | None = None
         self._container: Any = None
         self._replacement = Replacement(path, overwrite=overwrite, source=info.path)
+        if live:
+            self._replacement.outlast()
         self._path = self._replacement.path
         try:
             with writing(self._path):
@@ -272,8 +274,10 @@ class VideoSink:
                 self._complete()
             self._go_on()
         except BaseException as exc:
-            self._keep(exc)
-            self.abort()
+            try:
+                self._keep(exc)
+            finally:
+                self.abort()
             raise
         self._closed = True
         return self._replacement.commit(interrupted=interrupted)
@@ -303,6 +307,7 @@ class VideoSink:
     def cancel(self) -> None:
         """A `close` gives up between two packets and raises Aborted. From any thread."""
         self._cancelled = True
+        self._replacement.outlast(False)
 
     def _go_on(self) -> None:
         if self._cancelled:
