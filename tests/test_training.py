@@ -78,7 +78,8 @@ def test_train_resume_export(data: Path, tmp_path: Path) -> None:
     best = json.loads((out / "best.json").read_text())["figures"]
     assert card["metrics"]["iou_sup"] == pytest.approx(best["iou_sup"], abs=0.02), "the graph scores as the network did"
     assert "--model unet --epochs 2 --batch 4 --epoch-pictures 16" in (models / "tiny.md").read_text()
-    python("training.export", "--data", data, "--checkpoint", out / "last.pt", "--name", "last", "--out", models)
+    python("training.export", "--data", data, "--checkpoint", out / "last.pt", "--name", "last", "--out", models,
+           "--graph-of", "tiny")  # fmt: skip
     assert json.loads((models / "last.json").read_text())["training"]["epoch"] == 2, "the last, whichever was best"
 
     import engines
