@@ -251,11 +251,6 @@ def plan_outputs(
         raise UsageError("-o names nothing: give a file, or a folder ending in /")
     if output is not None and (output.endswith(("/", "\\")) or is_folder(output)):
         folder = Path(output)
-        if not is_folder(folder):
-            try:
-                folder.mkdir()
-            except OSError as exc:
-                raise OutputError(f"the output folder {folder} cannot be made: {exc.strerror}") from exc
     if output is not None and folder is None:
         if len(sources) > 1:
             raise UsageError(f"{len(sources)} inputs need a folder: -o {output}/")
@@ -267,6 +262,11 @@ def plan_outputs(
             raise UsageError(f"two inputs would be written to {target}: give them different names")
         if any(source is not None and same_file(source, target) for source in sources):
             raise UsageError(f"the output {target} is one of the inputs: name a folder with -o, or leave it out")
+    if folder is not None and not is_folder(folder):
+        try:
+            folder.mkdir()
+        except OSError as exc:
+            raise OutputError(f"the output folder {folder} cannot be made: {exc.strerror}") from exc
     return pairs
 
 

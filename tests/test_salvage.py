@@ -200,14 +200,13 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(disk)], check=True)
 
 
-@pytest.mark.parametrize("suffix", [".mp4"])
-def test_a_call_on_a_really_full_disk(tmp_path: Path, small_disk: Path, suffix: str) -> None:
+def test_a_call_on_a_really_full_disk(tmp_path: Path, small_disk: Path) -> None:
     clip = make_video(tmp_path / "clip.mp4", size=(320, 192), frames=50)
-    part = small_disk / f"rec.partial{suffix}"
-    args = ("--webcam", clip, "--vcam", "none", "-o", small_disk / f"rec{suffix}", "--bg", "blur", "--crf", "0")
+    part = small_disk / "rec.partial.mp4"
+    args = ("--webcam", clip, "--vcam", "none", "-o", small_disk / "rec.mp4", "--bg", "blur", "--crf", "0")
     done = subprocess.run([*RTBG, *map(str, args)], capture_output=True, text=True, timeout=100)
     assert done.returncode == 1
-    assert f"no space left for {small_disk / f'rec{suffix}'}" in done.stderr, done.stderr
+    assert f"no space left for {small_disk / 'rec.mp4'}" in done.stderr, done.stderr
     assert f"what was recorded until then is in {part}" in done.stderr
     assert list(small_disk.iterdir()) == [part]
     assert pictures(part) > 5
