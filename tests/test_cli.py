@@ -182,12 +182,12 @@ def test_truncated_input_writes_what_is_there(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def long_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("long") / "long.mp4"
-    return make_video(path, size=(640, 480), frames=1500, options={"preset": "ultrafast"})
+    return make_video(path, size=(320, 240), frames=1500, options={"preset": "ultrafast"})
 
 
 def start(*args: object, folder: Path) -> subprocess.Popen[str]:
-    """An rtbg that has written something already."""
-    process = subprocess.Popen([*RTBG, *map(str, args)], stderr=subprocess.PIPE, text=True)
+    """An rtbg that has written something already: at high quality, so that soon more is there than a buffer takes."""
+    process = subprocess.Popen([*RTBG, *map(str, args), "--crf", "1"], stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
     while process.poll() is None and time.monotonic() < deadline:
         if any(p.name.startswith(".") and p.stat().st_size > 4096 for p in folder.iterdir()):
@@ -220,7 +220,7 @@ def test_an_interrupted_run_keeps_the_older_output(long_clip: Path, tmp_path: Pa
 @pytest.mark.parametrize("wait", [0.0, 0.02, 0.2, 1.0])
 def test_the_second_signal_gives_up(long_clip: Path, tmp_path: Path, wait: float) -> None:
     """While frames are still coming, and while a slow encoder is flushed: what is said is what is there."""
-    process = start(long_clip, "-o", tmp_path / "out.mkv", "--preset", "slow", folder=tmp_path)
+    process = start(long_clip, "-o", tmp_path / "out.mkv", "--preset", "veryslow", folder=tmp_path)
     process.send_signal(signal.SIGINT)
     time.sleep(wait)
     if process.poll() is None:
