@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 import pytest
 
+from rtbg import cli
 from rtbg.version import __version__
 from tests.media import make_video, picture, read_video
 
@@ -101,6 +102,30 @@ def test_several_inputs_into_a_folder(tmp_path: Path) -> None:
     done = rtbg(one, bad, tmp_path / "two.png", "-o", f"{tmp_path}/done/")
     assert done.returncode == 1 and "bad.mp4" in done.stderr
     assert sorted(p.name for p in (tmp_path / "done").iterdir()) == ["one.mp4", "two.png"]
+
+
+def test_patterns_are_for_the_program_on_windows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`rtbg *.mp4 -o done/` of the help."""
+    for name in ("b.mp4", "a.mp4", ".a.rtbg-7.tmp.mp4", "c[1].mp4", "d.mkv"):
+        (tmp_path / name).touch()
+    monkeypatch.chdir(tmp_path)
+    asked = [Path(name) for name in ("d.mkv", "*.mp4", "c[1].mp4", "*.mov", "?.mkv")]
+    assert cli._expanded(asked) == asked, "elsewhere the shell has done it"
+    monkeypatch.setattr(sys, "platform", "win32")
+    names = ["d.mkv", "a.mp4", "b.mp4", "c[1].mp4", "c[1].mp4", "*.mov", "d.mkv"]
+    assert [str(path) for path in cli._expanded(asked)] == names
+    assert cli._expanded([tmp_path / "?.mp4"]) == [tmp_path / "a.mp4", tmp_path / "b.mp4"]
+
+
+def test_what_stdout_has_no_letter_for_is_no_traceback() -> None:
+    """A redirected stdout on Windows is in an old code page, and a camera may have any name."""
+    done = subprocess.run(
+        [sys.executable, "-c", r"from rtbg.progress import show; show('0  \u30ab\u30e1\u30e9 \u00e9\n1')"],
+        capture_output=True,
+        env=os.environ | {"PYTHONIOENCODING": "cp1252"},
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.split(os.linesep.encode()) == [b"0  ??? \xe9", b"1", b""]
 
 
 def test_default_output_is_beside_the_input(tmp_path: Path) -> None:
