@@ -297,8 +297,7 @@ def _by_path(spec: str, cameras: Sequence[Camera]) -> Camera:
     for camera in cameras:
         if camera.path in (spec, real):
             return camera
-    known = v4l2.device(real)
-    if known.can_output:
+    if sys.platform not in _API and v4l2.device(real).can_output:
         raise InputError(f"{spec} is a virtual camera that no program feeds: start that, or {_names(cameras)}")
     raise InputError(f"{spec} is not a camera: {_names(cameras)}")
 
