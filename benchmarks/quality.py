@@ -52,7 +52,7 @@ from rtbg.color import rgb_to_planes
 from rtbg.frame import BT709, FULL, Color, Frame, StreamInfo
 from rtbg.matting import Look, look_closely
 from rtbg.options import Options
-from training.split import held_out
+from training.split import held_out, pictures
 
 T = TypeVar("T")
 
@@ -111,9 +111,9 @@ def pairs(folder: Path, prefix: str = "") -> list[tuple[Path, Path]]:
 
 def empty_scenes(data: Path) -> list[Path]:
     """The held-out backgrounds, by name. Raises ValueError where there is none."""
-    scenes = [p for p in sorted((data / "backgrounds").glob("*.webp")) if held_out(p.stem)]
+    scenes = [p for p in pictures(data / "backgrounds") if held_out(p.stem)]
     if not scenes:
-        raise ValueError(f"{data / 'backgrounds'} holds no NAME.webp of those that are held out from training")
+        raise ValueError(f"{data / 'backgrounds'} holds no picture of those that are held out from training")
     return scenes
 
 
@@ -243,9 +243,9 @@ def score_alpha(run: Predictor, data: Path, limit: int | None) -> dict[str, floa
         "conn": metrics.conn,
     }
     found: dict[str, float] = {}
-    for name, pictures in (("alpha", plain), ("comp", composites(data, limit))):
+    for name, shown in (("alpha", plain), ("comp", composites(data, limit))):
         scores: dict[str, list[float]] = {key: [] for key in figures}
-        for rgb, true in pictures:
+        for rgb, true in shown:
             pred = run.still(rgb)
             for key, figure in figures.items():
                 scores[key].append(figure(pred, true))
