@@ -97,6 +97,7 @@ def test_pictures_of_any_names_and_kinds_are_trained_on_and_exported(data: Path,
     export.main(list(map(str, options)))
     card = json.loads((tmp_path / "new" / "mine.json").read_text())["data"]
     assert card[0] == "5 pictures of no set known here" and len(card) == 2, "nobody else's pictures, nobody's terms"
+    assert export.describe_data(data, 2)[1] == "what the weights that the last run began with were trained on"
     again = train("--data", data, "--out", tmp_path / "run", *RUN)
     assert again.returncode == 0 and "has had its 1 epochs already" in again.stdout
     other = train("--data", data, "--out", tmp_path / "run", *RUN[2:], "--model", "fast")

@@ -61,14 +61,17 @@ def read_card(path: Path) -> dict[str, Any] | None:
     return card if isinstance(card, dict) and {"sizes", "graph"} <= card.keys() else None
 
 
-def describe_data(data: Path) -> list[str]:
-    """One line per group of pictures, with how many of them are trained on."""
+def describe_data(data: Path, runs: int = 1) -> list[str]:
+    """One line per group of pictures, with how many of them are trained on; runs: how many commands made the weights,
+    of which the first ones may have seen other pictures than somebody's own."""
     stems = [i.stem[:3] for folder in ("person", "alpha") for i, _ in pairs(data / folder / "train")]
     counts = {what: stems.count(group) for group, what in GROUPS.items()}
     counts["no set known here"] = sum(GROUP_WEIGHT.get(s, 1.0) > 0 for s in stems) - sum(counts.values())
     lines = [f"{count} pictures of {what}" for what, count in counts.items() if count]
     scenes = sum(not held_out(p.stem) for p in pictures(data / "backgrounds"))
     beside = "; so is what lies beside the people of the Supervisely pictures" * ("sup" in stems)
+    if runs > 1 and counts["no set known here"]:
+        lines.append("what the weights that the last run began with were trained on")
     return [*lines, f"{scenes} backgrounds without people (research-only or mixed): scenes to composite on{beside}"]
 
 
@@ -250,7 +253,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     graph = args.out / f"{args.graph_of or args.name}.onnx"
     if args.graph_of and not graph.exists():
         raise TrainingError(f"{graph} does not exist: export {args.graph_of} first")
-    data, validation = describe_data(args.data), load_validation(args.data)  # before what is there is replaced
+    data, validation = (
+        describe_data(args.data, len(stored["commands"])),
+        load_validation(args.data),
+    )  # before what is there is replaced
     if not args.graph_of:
         export_onnx(model, graph, config.sizes[0])
     training = {k: stored["figures"][k] for k in ("epoch", "minutes")}
