@@ -114,6 +114,20 @@ def test_the_first_epoch_is_the_best_so_far(data: Path, tmp_path: Path) -> None:
     assert (tmp_path / "run" / "best.pt").exists()
 
 
+def test_a_resumed_run_still_tells_what_it_began_with(data: Path, checkpoint: Path, tmp_path: Path) -> None:
+    """Also where --init is not given again: whose pictures its weights have seen must not get lost."""
+    for epochs, more in ((1, ("--init", checkpoint)), (2, ())):
+        better = (
+            f"from training.evaluate import Score; train.evaluate = lambda *a: [Score('sup9', {epochs / 2}, 0.5)] * 3"
+        )
+        done = train("--data", data, "--out", tmp_path / "mine", *RUN[:-1], epochs, *more, before=better)
+        assert done.returncode == 0, done.stderr
+    stored = json.loads((tmp_path / "mine" / "best.json").read_text())
+    assert stored["figures"]["epoch"] == 2
+    assert stored["commands"][0] == "made" and len(stored["commands"]) == 2
+    assert stored["commands"][1].endswith("--init PREVIOUS")
+
+
 FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "no folder": (lambda d: shutil.rmtree(d), "no pictures to learn from in "),
     "no backgrounds": (lambda d: shutil.rmtree(d / "backgrounds"), "no backgrounds in "),

@@ -35,7 +35,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from engines.machine import cores
-from training.checkpoint import command, history_of, load_checkpoint, packed, read_state, save_best
+from training.checkpoint import command, describe, history_of, load_checkpoint, packed, read_state, save_best
 from training.config import PRESETS, TrainConfig, build
 from training.data import CALM, Batches, SampleMaker, load_backgrounds, load_people
 from training.errors import TrainingError, make_folder, one_line, write
@@ -258,8 +258,12 @@ def train(
     print(f"{len(maker.people)} people, {len(maker.scenes)} scenes, {parameters / 1e6:.2f} M parameters, "
           f"{macs / 1e6:.0f} M multiply-adds at {config.sizes[0]}", flush=True)  # fmt: skip
     steps = config.epoch_pictures // config.batch
+    earlier = history_of(init)
+    if run.resumed and (out / "best.json").exists():  # what it began with stays, named again or not
+        earlier = describe(out / "best.pt")["commands"][:-1]
+        init = init or (out if earlier else None)
     how: dict[str, Any] = {
-        "commands": [*history_of(init), command(config, hours, epochs, init, teacher, masks)],
+        "commands": [*earlier, command(config, hours, epochs, init, teacher, masks)],
         "device": torch.cuda.get_device_name(device) if run.kind == "cuda" else f"{torch.get_num_threads()} CPU cores",
     }
     best = max((h["iou"] for h in run.history), default=-1.0)
