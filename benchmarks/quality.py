@@ -105,7 +105,7 @@ def read_alpha(path: Path) -> Array:
 
 def pairs(folder: Path, prefix: str = "") -> list[tuple[Path, Path]]:
     """(image, mask) paths of `images/NAME.*` and `masks/NAME.png`, by name. Raises OSError."""
-    images = sorted(p for p in (folder / "images").iterdir() if p.name.startswith(prefix))
+    images = sorted(p for p in (folder / "images").iterdir() if p.name.startswith(prefix) and p.name[0] != ".")
     return [(p, folder / "masks" / f"{p.stem}.png") for p in images]
 
 
@@ -371,6 +371,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--seconds", type=float, default=2, help="of timing, for each model and number of threads")
     args = parser.parse_args(argv)
+    if args.limit is not None and args.limit < 1:
+        parser.error(f"--limit {args.limit}: one at least")
     peers = sorted(str(p) for p in (args.data / "models").glob("*.onnx"))
     models = args.model or [*engines.available_models(), CLOSELY, *peers]
     options = {"engine": args.engine, "precision": args.precision}
