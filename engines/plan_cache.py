@@ -228,8 +228,10 @@ if sys.platform == "win32":
 
         try:
             msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
-        except OSError:
+        except PermissionError:  # somebody has it
             return False
+        except OSError as exc:  # a file system without locks
+            logger.info("no locks in the cache folder (%s): compiling without", exc.strerror)
         return True
 
 else:

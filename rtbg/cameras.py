@@ -10,10 +10,12 @@ from __future__ import annotations
 import errno
 import math
 import os
+import re
 import stat
 import sys
 import textwrap
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import groupby
@@ -24,6 +26,7 @@ from rtbg.errors import InputError, UsageError
 from rtbg.frame import BT709, FULL, LIMITED, SMPTE170M, Color
 
 OWN = "rtbg"  # the label of our own virtual camera
+OBS = "OBS Virtual Camera"  # which is ours on Windows and macOS
 # V4L2's formats that FFmpeg's input takes: its name for each, and the order in which they are preferred where the
 # size and rate are the same: the cheaper one first, those that lose something last.
 _KNOWN = {
@@ -43,6 +46,9 @@ _KNOWN = {
 _ENOUGH = Fraction(4, 5)  # of the wanted rate: 24 and 25 do for 30
 _FFMPEG = 4096  # errnos from here on are FFmpeg's own
 _API = {"win32": "dshow", "darwin": "avfoundation"}
+_SOFTWARE = "@device_sw_"  # how DirectShow's names begin of what is no hardware
+_SCREEN = re.compile(r"Capture screen \d+")  # AVFoundation's input lists the screens among the cameras
+_LISTED = re.compile(r'^"(.*)" \((.*)\)\n +Alternative name "(.*)"$', re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +71,17 @@ class Camera:
     @property
     def is_loopback(self) -> bool:
         """Whether it is the reading end of a virtual camera, ours or another program's."""
-        return "loopback" in self.driver or "v4l2loopback" in self.bus
+        software = self.api == "dshow" and self.bus.startswith(_SOFTWARE)
+        return self._is_obs or software or "loopback" in self.driver or "v4l2loopback" in self.bus
 
     @property
     def is_own(self) -> bool:
         """Whether it is the virtual camera that rtbg itself writes to."""
-        return self.is_loopback and self.name == OWN
+        return self._is_obs or (self.is_loopback and self.name == OWN)
+
+    @property
+    def _is_obs(self) -> bool:
+        return self.api in _API.values() and self.name == OBS
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,18 +104,42 @@ def list_cameras(*, formats: bool = True) -> list[Camera]:
             if d.can_capture or d.error
         ]
         return [with_formats(c) for c in cameras] if formats else cameras
+    cameras = []
+    for index, (name, description) in enumerate(_listed(api)):
+        file = f"video={name}" if api == "dshow" else f"{name}:none"
+        bus = "" if api == "avfoundation" else name  # there a number, another one when a camera goes
+        cameras.append(Camera(description or name, file, index, api, bus=bus))
+    return cameras
+
+
+def _listed(api: str) -> list[tuple[str, str]]:
+    """(name, description) of the cameras that FFmpeg's input lists; none where there is no such input in this build, or
+    the system refuses."""
     import av
 
     try:
-        found = [d for d in av.enumerate_input_devices(api) if "video" in d.media_types]
-    except (ValueError, OSError, RuntimeError):  # no such input in this build, or the system refuses: none
+        found = [(d.name, d.description) for d in av.enumerate_input_devices(api) if "video" in d.media_types]
+    except OSError:
+        return _told() if api == "dshow" else []
+    except (ValueError, RuntimeError):
         return []
-    cameras = []
-    for index, device in enumerate(found):
-        file = f"video={device.name}" if api == "dshow" else f"{device.name}:none"
-        bus = "" if api == "avfoundation" else device.name  # there a number, another one when a camera goes
-        cameras.append(Camera(device.description or device.name, file, index, api, bus=bus))
-    return cameras
+    return [(name, description) for name, description in found if not _SCREEN.fullmatch(description)]
+
+
+def _told() -> list[tuple[str, str]]:
+    """As `_listed`, from what DirectShow's input logs: its list fails where there is no sound input beside the
+    cameras."""
+    import av
+
+    before = av.logging.get_level()
+    av.logging.set_level(av.logging.INFO)
+    try:
+        with av.logging.Capture() as logged, suppress(av.FFmpegError, ValueError):
+            av.open("dummy", format="dshow", options={"list_devices": "true"})
+    finally:
+        av.logging.set_level(before)
+    text = "".join(message for _, _, message in logged)
+    return [(name, description) for description, kinds, name in _LISTED.findall(text) if "video" in kinds]
 
 
 def find_camera(spec: str = "", cameras: Sequence[Camera] | None = None) -> Camera:
@@ -262,8 +297,7 @@ def _by_path(spec: str, cameras: Sequence[Camera]) -> Camera:
     for camera in cameras:
         if camera.path in (spec, real):
             return camera
-    known = v4l2.device(real)
-    if known.can_output:
+    if sys.platform not in _API and v4l2.device(real).can_output:
         raise InputError(f"{spec} is a virtual camera that no program feeds: start that, or {_names(cameras)}")
     raise InputError(f"{spec} is not a camera: {_names(cameras)}")
 

@@ -16,7 +16,7 @@ from typing import NoReturn
 from rtbg.control import Control
 from rtbg.errors import Aborted, MattingError, OutputError, RtbgError, UsageError
 from rtbg.options import CODECS, ENGINES, FAILURES, FITS, PRECISIONS, SHOWS, Options, seconds
-from rtbg.paths import is_folder, same_file
+from rtbg.paths import is_file, is_folder, same_file
 from rtbg.progress import progress_bar, say, show
 from rtbg.signals import signals
 from rtbg.stats import Stats, Stop
@@ -270,6 +270,18 @@ def plan_outputs(
     return pairs
 
 
+def _expanded(inputs: Sequence[Path]) -> list[Path]:
+    """On Windows, whose shells leave that to the program, the files that a pattern such as `*.mp4` stands for, if there
+    are any."""
+    found: list[Path] = []
+    for path in inputs:
+        alike: list[Path] = []
+        if sys.platform == "win32" and set("*?[") & set(path.name) and not is_file(path):
+            alike = sorted(p for p in path.parent.glob(path.name) if p.name[0] != "." or path.name[0] == ".")
+        found += alike or [path]
+    return found
+
+
 def _name(source: Path | None, options: Options, *, beside: bool) -> str:
     """NAME-rtbg.EXT (NAME.EXT in another folder); a suffix that cannot be written becomes one that can."""
     suffix = source.suffix.lower() if source else ".mp4"
@@ -283,7 +295,7 @@ def _name(source: Path | None, options: Options, *, beside: bool) -> str:
 
 def _files(args: argparse.Namespace, options: Options, stop: Stop) -> int:
     """Every input in turn; a failing one does not keep the others from being done."""
-    pairs = plan_outputs(args.inputs, args.output, options, demo=args.demo)
+    pairs = plan_outputs(_expanded(args.inputs), args.output, options, demo=args.demo)
     sys.setswitchinterval(0.0005)  # the codecs' threads get the interpreter lock back quickly
     import cv2
 

@@ -55,7 +55,7 @@ class Cover:
         self.patience = patience
         self._lock = threading.Lock()
         self._troubles: dict[str, str] = {}
-        self.origin = time.monotonic()  # where the source's time begins, on the monotonic clock
+        self.origin = time.perf_counter()  # where the source's time begins, on `time.perf_counter`
         self._given: tuple[Array, ...] = ()
         self.take_card(card)
         self._black = self.card.with_planes(black_planes(self.card))
@@ -103,7 +103,7 @@ class Cover:
 
     def stamped(self, frame: Frame) -> Frame:
         """The picture as one of this moment, in the source's time."""
-        now = time.monotonic()
+        now = time.perf_counter()
         return replace(frame, pts=round((now - self.origin) / frame.time_base), captured=now)
 
 
@@ -155,27 +155,27 @@ class Outlet:
         return self.sink.close()
 
     def _clock(self) -> None:
-        due = time.monotonic()  # the first picture is the card, at once
+        due = time.perf_counter()  # the first picture is the card, at once
         while True:
             try:
-                frame = self.link.get(max(0.0, due - time.monotonic()))
+                frame = self.link.get(max(0.0, due - time.perf_counter()))
             except TimeoutError:
                 self._fill()
-                due = max(due + self._interval, time.monotonic())
+                due = max(due + self._interval, time.perf_counter())
                 continue
             if frame is None:
                 return
             if self._control.frozen:
                 continue
             # Too old, or taken before the cover went out: that stays until there is a picture from after the trouble.
-            if time.monotonic() - frame.captured > self._cover.patience or frame.captured < self._covered_at:
+            if time.perf_counter() - frame.captured > self._cover.patience or frame.captured < self._covered_at:
                 self.late += 1
                 continue
             self._send(frame)
             due = self._last_at + GAP * self._interval
 
     def _fill(self) -> None:
-        now, cover = time.monotonic(), self._cover
+        now, cover = time.perf_counter(), self._cover
         covered = True
         if self._control.frozen and not self._covering:
             picture = self._last or cover.card
@@ -211,7 +211,7 @@ class Outlet:
         return shown is None or (frame.pts > shown.pts and frame.captured > shown.captured)
 
     def _cover_once(self) -> None:
-        now = time.monotonic()
+        now = time.perf_counter()
         if self._control.frozen:
             self._last_at = now
         stale = self._last is not None and now - self._last_at > self._patience
@@ -233,7 +233,7 @@ class Outlet:
 
     def _send(self, frame: Frame) -> None:
         self._write(frame)
-        now = time.monotonic()
+        now = time.perf_counter()
         self.latency.add(now - frame.captured)
         self._last, self._last_at, self._covering = frame, now, False
         self.sent += 1

@@ -102,7 +102,7 @@ class Composer:
 
     def open(self) -> None:
         """Opens the matting. Raises what the factory raises."""
-        self.opening = time.monotonic()
+        self.opening = time.perf_counter()
         try:
             self._matting = self._open()
         finally:
@@ -128,7 +128,7 @@ class Composer:
         self._failures = 0
         if self._matting is not None:
             self.device = self._matting.engine.device  # another one may have taken over inside it
-        ages = [time.monotonic() - f.captured for f in done]
+        ages = [time.perf_counter() - f.captured for f in done]
         if done and max(ages) > self._cover.patience:
             self.late += len(done)
             self._forget()
@@ -244,7 +244,7 @@ class Composer:
     @contextmanager
     def _timed(self, stage: str) -> Iterator[None]:
         """Adds the time of its body to the stage's sum; where it raises, `stage` stays."""
-        self.since = time.monotonic()
+        self.since = time.perf_counter()
         self.stage = stage
         began = time.perf_counter()
         yield

@@ -185,7 +185,9 @@ def picture(options: Options | None = None, spec: str = "") -> list[Finding]:
 
 def _is_silent(camera: Camera) -> bool:
     """Whether it is a virtual camera that nobody writes to, or our own."""
-    return camera.is_own or (camera.is_loopback and loopback.free(v4l2.device(camera.path)))
+    if camera.is_own or camera.api != "v4l2":
+        return camera.is_own
+    return camera.is_loopback and loopback.free(v4l2.device(camera.path))
 
 
 def _camera(camera: Camera, options: Options) -> Finding:

@@ -42,7 +42,8 @@ class Frame:
         a fourth, alpha (H, W), full range, where the picture is transparent. uint8, or uint16 holding 10 bits.
         Rows may be strided, their samples not. Never written to once the frame has been handed on.
     pts: presentation time in units of time_base.
-    captured: time.monotonic() seconds when the picture was taken; live latency only.
+    captured: time.perf_counter() seconds when the picture was taken, of a live one only. On Windows time.monotonic()
+        goes in steps of 16 ms before Python 3.13; on Linux and macOS both are one clock.
     moves: of a file whose times start again on the way (files glued together): how many units of time_base later than
         there all is that follows each such place, for those that this picture lies behind; pts has the last one in it.
     """

@@ -12,7 +12,7 @@ import os
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from rtbg.control import Control
@@ -97,7 +97,9 @@ if sys.platform == "win32":
             while not closing.wait(ALONE):
                 while msvcrt.kbhit():
                     char = msvcrt.getwch()
-                    if char in "\0\xe0":  # an arrow or function key: its code follows
+                    if char in "\0\xe0":  # an arrow or function key, whose code is there already, or an à was typed
+                        with suppress(OSError):  # there is one; else this is taken in its place, not waited for
+                            msvcrt.ungetwch("\0")
                         msvcrt.getwch()
                     else:
                         control.press(char)

@@ -117,7 +117,7 @@ class _Run:
         self.source, self.composer, self.outlets, self.cover, self.stop = source, composer, outlets, cover, stop
         self.shown = next((o for o in outlets if o.clocked), outlets[0])  # of whom the statistics speak
         self.stats = Stats(latency=self.shown.latency)
-        self.started, self.cpu_started = time.monotonic(), time.process_time()
+        self.started, self.cpu_started = time.perf_counter(), time.process_time()
         self.told = 0.0  # when progress was last called
         self.read: Link[Frame] = Link(1, live=True)
         self.taken = 0  # pictures that were read
@@ -176,20 +176,20 @@ class _Run:
 
     def _completes(self, alive: list[threading.Thread], recorders: list[threading.Thread]) -> bool:
         """Whether the run is over but for a recorder, for so long that somebody may wonder."""
-        late = self.over.is_set() and not self.aborted and time.monotonic() - self.over_at > TOLD
+        late = self.over.is_set() and not self.aborted and time.perf_counter() - self.over_at > TOLD
         return late and any(t in recorders for t in alive)
 
     def _left(self, alive: list[threading.Thread], recorders: list[threading.Thread]) -> bool:
         """Whether those that still live are to be left behind. A recorder that completes its file is waited for."""
-        if not self.over.is_set() or time.monotonic() - self.over_at < (HUNG if self._hung else LEAVE):
+        if not self.over.is_set() or time.perf_counter() - self.over_at < (HUNG if self._hung else LEAVE):
             return False
         return self.aborted or not any(t in recorders for t in alive)
 
     def _await(self, threads: list[threading.Thread]) -> None:
         """Gives every thread its time to come back, whatever else happens."""
-        until = time.monotonic() + LEAVE
+        until = time.perf_counter() + LEAVE
         for thread in threads:
-            while thread.ident is not None and thread.is_alive() and (rest := until - time.monotonic()) > 0:
+            while thread.ident is not None and thread.is_alive() and (rest := until - time.perf_counter()) > 0:
                 try:
                     thread.join(rest)
                 except BaseException as exc:  # another Ctrl-C
@@ -212,7 +212,7 @@ class _Run:
             self.source.close()
 
     def _watch(self, progress: Callable[[Stats], None] | None, reading: bool) -> None:
-        now = time.monotonic()
+        now = time.perf_counter()
         if self.stop.aborted:
             self._abort(Aborted("aborted"))
         elif self.stop.ended:
@@ -240,12 +240,12 @@ class _Run:
     def _hung(self) -> str:
         """The step in which the matting thread has been for too long; empty: none. Loading an engine is none."""
         stage = self.composer.stage
-        return stage if time.monotonic() - self.composer.since > 2 * self.cover.patience else ""
+        return stage if time.perf_counter() - self.composer.since > 2 * self.cover.patience else ""
 
     def _count(self) -> None:
         stats, shown, composer = self.stats, self.shown, self.composer
         over = self.over.is_set()  # what a recorder does then is not the run's
-        stats.seconds = (self.over_at if over else time.monotonic()) - self.started
+        stats.seconds = (self.over_at if over else time.perf_counter()) - self.started
         stats.cpu_seconds = (self.cpu_over if over else time.process_time()) - self.cpu_started
         left_out = getattr(self.source, "dropped", 0)
         link, before = self.excused or (self.read.dropped, left_out)
@@ -273,7 +273,7 @@ class _Run:
         with self.lock:
             self.error = self.error or exc
             if not self.over.is_set():
-                self.over_at, self.cpu_over = time.monotonic(), time.process_time()
+                self.over_at, self.cpu_over = time.perf_counter(), time.process_time()
                 self.over.set()
         self.read.abort()
 
@@ -287,7 +287,7 @@ class _Run:
 
     def _reader(self) -> None:
         while not self.over.is_set():
-            self.reading = began = time.monotonic()
+            self.reading = began = time.perf_counter()
             try:
                 frame = self.source.read()
             except NoPicture as exc:
@@ -296,7 +296,7 @@ class _Run:
                 continue
             finally:
                 self.reading = 0.0
-                self.read_seconds += time.monotonic() - began
+                self.read_seconds += time.perf_counter() - began
             if frame is None:
                 break
             if not self.taken:

@@ -45,12 +45,13 @@ def quiet_opencv() -> Iterator[None]:
 
 
 def show(text: str) -> None:
-    """A text on stdout; nothing happens where that is closed (a service) or broken (a pipe whose reader has enough).
-    Raises OutputError where it cannot be written."""
+    """A text on stdout; nothing happens where that is closed (a service) or broken (a pipe whose reader has enough). A
+    "?" for what its encoding has not. Raises OutputError where it cannot be written."""
     if sys.stdout is None:
         return
+    encoding = sys.stdout.encoding or "utf-8"  # on Windows an old code page, where it is a file or a pipe
     try:
-        print(text, flush=True)
+        print(text.encode(encoding, "replace").decode(encoding), flush=True)
     except OSError as exc:
         nothing = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nothing, sys.stdout.fileno())  # what is left in its buffer would fail again when Python ends

@@ -21,7 +21,8 @@ from rtbg.stats import Stop
 
 LAST_RESORT: set[Callable[[], None]] = set()  # called, on any thread, before a signal kills us; they may not raise
 
-_HUP, _QUIT = (getattr(signal, name, 0) for name in ("SIGHUP", "SIGQUIT"))  # 0: Windows has none
+_HUP = getattr(signal, "SIGHUP", 0)  # 0: Windows has none
+_QUIT = getattr(signal, "SIGQUIT", 0) or getattr(signal, "SIGBREAK", 0)  # Ctrl-Break there, and a console that is closed
 
 
 @contextmanager

@@ -50,9 +50,9 @@ class Camera:
     ) -> None:
         self.info = info_at(nominal or rate)
         self.draw, self.rate, self.count, self.gone = draw, rate, count, gone
-        self.began = time.monotonic()
+        self.began = time.perf_counter()
         self.step = 0
-        self.next = time.monotonic()
+        self.next = time.perf_counter()
         self.given: dict[int, int] = {}
         self.hold = threading.Event()  # while set, nothing comes
         self.closed = 0
@@ -66,9 +66,9 @@ class Camera:
             time.sleep(0.02)
             raise NoPicture("the camera is gone: plug it in")
         self.step += 1
-        self.next = max(self.next + 1 / self.rate, time.monotonic() - 1 / self.rate)
-        time.sleep(max(0.0, self.next - time.monotonic()))
-        now = time.monotonic()
+        self.next = max(self.next + 1 / self.rate, time.perf_counter() - 1 / self.rate)
+        time.sleep(max(0.0, self.next - time.perf_counter()))
+        now = time.perf_counter()
         pts = round((now - self.began) * 1e6)
         self.given[pts] = k
         return Frame(self.draw(k), pts, self.info.time_base, COLOR, captured=now)
@@ -152,7 +152,7 @@ class Recording:
         if self.slow:
             time.sleep(self.slow)
         self.frames.append(frame)
-        self.times.append(time.monotonic())
+        self.times.append(time.perf_counter())
 
     def close(self, *, interrupted: bool = False) -> Path | None:
         assert not interrupted
@@ -199,7 +199,7 @@ class Steps:
 
     def __init__(self, *steps: tuple[Callable[[Stats], bool], Callable[[], object]], limit: float = 15.0) -> None:
         self.steps, self.limit = list(steps), limit
-        self.since = time.monotonic()
+        self.since = time.perf_counter()
         self.seen: list[str] = []  # every trouble, once in a row
 
     def __call__(self, stats: Stats) -> None:
@@ -207,8 +207,8 @@ class Steps:
             self.seen.append(stats.trouble)
         if self.steps and self.steps[0][0](stats):
             self.steps.pop(0)[1]()
-            self.since = time.monotonic()
-        assert not self.steps or time.monotonic() - self.since < self.limit, f"{len(self.steps)} steps left: {stats}"
+            self.since = time.perf_counter()
+        assert not self.steps or time.perf_counter() - self.since < self.limit, f"{len(self.steps)} steps left: {stats}"
 
 
 def lumas(sink: Recording) -> list[int]:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import errno
+import sys
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 
+import av
 import pytest
 
 from rtbg import cameras
@@ -119,6 +122,73 @@ def test_a_twin_that_was_there_from_the_start_is_never_taken_for_it() -> None:
     assert find_again(found, [twin]) is None, "nor after that"
     assert find_camera("Integrated", ALL).twins == (), "another node of the same device is none"
     assert find_camera("0", [C920, replace(twin, bus="", error=errno.EACCES)]).twins == ()
+
+
+PNP, SOFT = "@device_pnp_\\\\?\\usb#vid_046d", "@device_sw_{860BB310}\\{A3FCE0F5}"
+# As FFmpeg's avdevice/dshow.c and avfoundation.m list them: (name, description, kinds).
+WINDOWS = [
+    (SOFT, "OBS Virtual Camera", ["video"]),
+    (SOFT + "2", "ManyCam", ["video"]),
+    (PNP, "C920 (Pro)", ["video"]),
+    ("@device_cm_{33D9A762}\\wave", "Microphone (C920)", ["audio"]),
+]
+MAC = [
+    ("0", "OBS Virtual Camera", ["video"]),
+    ("1", "FaceTime HD Camera", ["video"]),
+    ("2", "Capture screen 0", ["video"]),
+    ("0", "MacBook Microphone", ["audio"]),
+]
+
+
+def listing(monkeypatch: pytest.MonkeyPatch, system: str, devices: list[tuple[str, str, list[str]]]) -> list[Camera]:
+    found = [SimpleNamespace(name=n, description=d, media_types=kinds) for n, d, kinds in devices]
+    monkeypatch.setattr(sys, "platform", system)
+    monkeypatch.setattr(av, "enumerate_input_devices", lambda api: found)
+    return cameras.list_cameras()
+
+
+def test_on_windows_what_obs_and_other_programs_show_is_no_webcam(monkeypatch: pytest.MonkeyPatch) -> None:
+    """OBS's virtual camera is where rtbg's pictures go: taken for the webcam it would show itself."""
+    known = listing(monkeypatch, "win32", WINDOWS)
+    assert [(c.is_own, c.is_loopback) for c in known] == [(True, True), (False, True), (False, False)]
+    webcam = find_camera("", known)
+    assert webcam.name == "C920 (Pro)" and webcam.path == f"video={PNP}"
+    assert find_camera("", known[:2]).name == "ManyCam"
+    assert find_camera("obs", known).is_own, "named it is taken"
+    with pytest.raises(InputError, match="no camera but rtbg's own virtual one"):
+        find_camera("", known[:1])
+
+
+def test_on_a_mac_neither_obs_nor_a_screen_is_the_webcam(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = listing(monkeypatch, "darwin", MAC)
+    assert [c.name for c in known] == ["OBS Virtual Camera", "FaceTime HD Camera"]
+    assert find_camera("", known).path == "1:none"
+    assert listing(monkeypatch, "darwin", MAC[2:]) == [], "a Mac without a camera shows nobody its screen"
+
+
+@pytest.mark.parametrize("devices", [WINDOWS[:3], []])
+def test_on_windows_cameras_are_found_without_any_sound_input(
+    monkeypatch: pytest.MonkeyPatch, devices: list[tuple[str, str, list[str]]]
+) -> None:
+    """FFmpeg's list fails there as a whole; what its input logs, piece by piece, is all the same."""
+
+    def refuse(api: str) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    def log(file: str, *, format: str, options: dict[str, str]) -> None:
+        assert (format, options) == ("dshow", {"list_devices": "true"})
+        for name, description, kinds in devices:
+            for piece in (f'"{description}"', f" ({kinds[0]}", ")", "\n", f'  Alternative name "{name}"\n'):
+                av.logging.log(av.logging.INFO, "dshow", piece)
+        av.logging.log(av.logging.ERROR, "dshow", "Could not enumerate audio only devices (or none found).\n")
+        raise av.ExitError(1, "Immediate exit requested")
+
+    usual = listing(monkeypatch, "win32", devices)
+    monkeypatch.setattr(av, "enumerate_input_devices", refuse)
+    monkeypatch.setattr(av, "open", log)
+    before = av.logging.get_level()
+    assert cameras.list_cameras() == usual and len(usual) == len(devices)
+    assert av.logging.get_level() == before
 
 
 def test_where_no_bus_is_known_twins_are_not_told_apart() -> None:

@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 import pytest
 
+from rtbg import cli
 from rtbg.version import __version__
 from tests.media import make_video, picture, read_video
 
@@ -103,6 +104,30 @@ def test_several_inputs_into_a_folder(tmp_path: Path) -> None:
     assert sorted(p.name for p in (tmp_path / "done").iterdir()) == ["one.mp4", "two.png"]
 
 
+def test_patterns_are_for_the_program_on_windows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`rtbg *.mp4 -o done/` of the help."""
+    for name in ("b.mp4", "a.mp4", ".a.rtbg-7.tmp.mp4", "c[1].mp4", "d.mkv"):
+        (tmp_path / name).touch()
+    monkeypatch.chdir(tmp_path)
+    asked = [Path(name) for name in ("d.mkv", "*.mp4", "c[1].mp4", "*.mov", "?.mkv")]
+    assert cli._expanded(asked) == asked, "elsewhere the shell has done it"
+    monkeypatch.setattr(sys, "platform", "win32")
+    names = ["d.mkv", "a.mp4", "b.mp4", "c[1].mp4", "c[1].mp4", "*.mov", "d.mkv"]
+    assert [str(path) for path in cli._expanded(asked)] == names
+    assert cli._expanded([tmp_path / "?.mp4"]) == [tmp_path / "a.mp4", tmp_path / "b.mp4"]
+
+
+def test_what_stdout_has_no_letter_for_is_no_traceback() -> None:
+    """A redirected stdout on Windows is in an old code page, and a camera may have any name."""
+    done = subprocess.run(
+        [sys.executable, "-c", r"from rtbg.progress import show; show('0  \u30ab\u30e1\u30e9 \u00e9\n1')"],
+        capture_output=True,
+        env=os.environ | {"PYTHONIOENCODING": "cp1252"},
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.split(os.linesep.encode()) == [b"0  ??? \xe9", b"1", b""]
+
+
 def test_default_output_is_beside_the_input(tmp_path: Path) -> None:
     clip = make_video(tmp_path / "in.mp4", frames=3)
     assert rtbg(clip).returncode == 0
@@ -182,12 +207,12 @@ def test_truncated_input_writes_what_is_there(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def long_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("long") / "long.mp4"
-    return make_video(path, size=(640, 480), frames=1500, options={"preset": "ultrafast"})
+    return make_video(path, size=(320, 240), frames=1500, options={"preset": "ultrafast"})
 
 
 def start(*args: object, folder: Path) -> subprocess.Popen[str]:
-    """An rtbg that has written something already."""
-    process = subprocess.Popen([*RTBG, *map(str, args)], stderr=subprocess.PIPE, text=True)
+    """An rtbg that has written something already: at high quality, so that soon more is there than a buffer takes."""
+    process = subprocess.Popen([*RTBG, *map(str, args), "--crf", "1"], stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
     while process.poll() is None and time.monotonic() < deadline:
         if any(p.name.startswith(".") and p.stat().st_size > 4096 for p in folder.iterdir()):
@@ -220,7 +245,7 @@ def test_an_interrupted_run_keeps_the_older_output(long_clip: Path, tmp_path: Pa
 @pytest.mark.parametrize("wait", [0.0, 0.02, 0.2, 1.0])
 def test_the_second_signal_gives_up(long_clip: Path, tmp_path: Path, wait: float) -> None:
     """While frames are still coming, and while a slow encoder is flushed: what is said is what is there."""
-    process = start(long_clip, "-o", tmp_path / "out.mkv", "--preset", "slow", folder=tmp_path)
+    process = start(long_clip, "-o", tmp_path / "out.mkv", "--preset", "veryslow", folder=tmp_path)
     process.send_signal(signal.SIGINT)
     time.sleep(wait)
     if process.poll() is None:

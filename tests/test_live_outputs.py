@@ -62,14 +62,14 @@ def test_a_slow_recorder_holds_up_nobody(caplog: pytest.LogCaptureFixture) -> No
     ended = [0.0]
 
     def end() -> None:
-        ended[0] = time.monotonic()
+        ended[0] = time.perf_counter()
         setup.stop.end()
 
-    began = time.monotonic()
+    began = time.perf_counter()
     stats = setup.run(
         (after(80), end),
         outputs=[Output(setup.sink), Output(recorder, clocked=False)],
-        completing=lambda: completing.append(time.monotonic()),
+        completing=lambda: completing.append(time.perf_counter()),
     )
     assert stats.dropped <= 15
     assert len(recorder.frames) < 60
@@ -80,7 +80,7 @@ def test_a_slow_recorder_holds_up_nobody(caplog: pytest.LogCaptureFixture) -> No
     assert "--preset veryfast" in lost[0]
     assert len(completing) == 1
     assert completing[0] > ended[0]
-    assert 0 < stats.seconds < ended[0] - began + 0.3 < time.monotonic() - began
+    assert 0 < stats.seconds < ended[0] - began + 0.3 < time.perf_counter() - began
     assert 0 < stats.cpu_seconds < time.process_time()
 
 

@@ -57,8 +57,8 @@ def number(frame: Frame) -> int:
 def taken(made: PacedSource, count: int) -> list[Frame]:
     """The next pictures; fewer where it ends."""
     frames: list[Frame] = []
-    until = time.monotonic() + 60
-    while len(frames) < count and time.monotonic() < until:
+    until = time.perf_counter() + 60
+    while len(frames) < count and time.perf_counter() < until:
         try:
             frame = made.read()
         except NoPicture:
@@ -88,9 +88,9 @@ def test_pictures_come_in_real_time_by_their_own_times(tmp_path: Path, paced: Op
     made = paced(counted(tmp_path / "a.mkv", 6, pts=times), loop=False)
     assert made.live and (made.info.width, made.info.height) == (64, 48)
     assert made.info.color == Color(SMPTE170M, LIMITED) and made.info.time_base == Fraction(1, 1_000_000)
-    began = time.monotonic()
+    began = time.perf_counter()
     frames = taken(made, 99)
-    assert time.monotonic() - began >= 0.65
+    assert time.perf_counter() - began >= 0.65
     assert made.read() is None
     made.close()
     assert [number(f) for f in frames] == sorted({number(f) for f in frames})
@@ -98,7 +98,7 @@ def test_pictures_come_in_real_time_by_their_own_times(tmp_path: Path, paced: Op
     for frame in frames:
         due = times[number(frame)] / 1000
         assert abs((frame.captured - frames[0].captured) - (due - times[number(frames[0])] / 1000)) < 0.5
-        assert frame.captured <= time.monotonic() and frame.color == made.info.color
+        assert frame.captured <= time.perf_counter() and frame.color == made.info.color
         assert [p.shape for p in frame.planes] == [(48, 64), (24, 32), (24, 32)]
     pts = [f.pts for f in frames]
     assert pts == sorted(set(pts))
@@ -161,7 +161,7 @@ def test_after_a_long_stall_it_goes_on_instead_of_racing(tmp_path: Path, paced: 
     time.sleep(1.5)
     frames = taken(made, 6)
     made.close()
-    assert time.monotonic() - frames[-1].captured < 1
+    assert time.perf_counter() - frames[-1].captured < 1
     assert frames[-1].captured - frames[0].captured >= 4 * 0.04 - 0.01
 
 
@@ -244,9 +244,9 @@ def test_what_cannot_be_read_is_an_error_at_once_and_later_no_picture(tmp_path: 
     made = paced(path)
     taken(made, 1)
     path.rename(tmp_path / "b.mp4")
-    until = time.monotonic() + 30
+    until = time.perf_counter() + 30
     with pytest.raises(NoPicture, match="no such file; rtbg keeps trying"):
-        while time.monotonic() < until:
+        while time.perf_counter() < until:
             made.read()
     (tmp_path / "b.mp4").rename(path)
     assert len(taken(made, 3)) == 3
@@ -258,7 +258,7 @@ def test_closing_is_quick_at_any_time(tmp_path: Path, paced: Opener) -> None:
     paced(path).close()
     made = paced(path)
     made.read()
-    began = time.monotonic()
+    began = time.perf_counter()
     made.close()
     made.close()
-    assert time.monotonic() - began < 5 and made.read() is None
+    assert time.perf_counter() - began < 5 and made.read() is None

@@ -18,6 +18,7 @@ torch = pytest.importorskip("torch", reason="torch is not installed: pip install
 pytest.importorskip("matplotlib", reason="matplotlib is not installed: pip install 'rtbg[train]'")
 pytest.importorskip("onnxscript", reason="onnxscript is not installed: pip install 'rtbg[train]'")
 
+from training import export  # noqa: E402
 from training.data import (  # noqa: E402
     Augment,
     SampleMaker,
@@ -71,15 +72,15 @@ def test_train_resume_export(data: Path, tmp_path: Path) -> None:
 
     models = tmp_path / "models"
     models.mkdir()
-    python("training.export", "--data", data, "--checkpoint", out / "best.pt", "--name", "tiny", "--out", models)
+    export.main(["--data", f"{data}", "--checkpoint", f"{out}/best.pt", "--name", "tiny", "--out", f"{models}"])
     card = json.loads((models / "tiny.json").read_text())
     assert str(Path(__file__).parents[1]).encode() not in (models / "tiny.onnx").read_bytes(), "paths of the machine"
     assert card["parameters"] == sum(p.numel() for p in UNet().parameters())
     best = json.loads((out / "best.json").read_text())["figures"]
     assert card["metrics"]["iou_sup"] == pytest.approx(best["iou_sup"], abs=0.02), "the graph scores as the network did"
     assert "--model unet --epochs 2 --batch 4 --epoch-pictures 16" in (models / "tiny.md").read_text()
-    python("training.export", "--data", data, "--checkpoint", out / "last.pt", "--name", "last", "--out", models,
-           "--graph-of", "tiny")  # fmt: skip
+    last = ["--checkpoint", f"{out}/last.pt", "--name", "last", "--graph-of", "tiny"]
+    export.main(["--data", f"{data}", "--out", f"{models}", *last])
     assert json.loads((models / "last.json").read_text())["training"]["epoch"] == 2, "the last, whichever was best"
 
     import engines

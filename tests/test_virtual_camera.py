@@ -300,6 +300,31 @@ def test_what_pyvirtualcam_says_is_told_in_rtbgs_words(kernel, says, told, error
     assert refused(kernel.open).startswith(told.format(kernel.path))
 
 
+@pytest.mark.parametrize("system", ["win32", "darwin"])
+@pytest.mark.parametrize(
+    ("says", "told"),
+    [
+        ("'obs' backend: OBS Virtual Camera device not found! Did you install OBS?", "no virtual camera: install OBS"),
+        (
+            "'obs' backend: This backend supports only the 'OBS Virtual Camera' device.",
+            "there is no virtual camera 'x'",
+        ),
+        ("'obs' backend: virtual camera output could not be started", "another program writes to OBS Virtual Camera"),
+    ],
+)
+def test_what_is_told_where_obs_has_the_virtual_camera(monkeypatch, system, says, told):
+    """To install OBS is no advice where it is there. The words are those of pyvirtualcam 0.15's libraries."""
+
+    def camera(*_args: object, **_more: object) -> None:
+        raise RuntimeError(says)
+
+    module = SimpleNamespace(Camera=camera, PixelFormat=SimpleNamespace(I420="I420"))
+    monkeypatch.setitem(sys.modules, "pyvirtualcam", module)
+    monkeypatch.setattr(sys, "platform", system)
+    said = refused(lambda: VirtualCamera((320, 240), 30, device="x"))
+    assert said.startswith(told) and ": " in said and ("install" in said) == ("not found" in says)
+
+
 @linux
 def test_pyvirtualcam_still_says_what_is_looked_for():
     """Else its errors would reach the user as they are: the words are in its library."""

@@ -61,7 +61,7 @@ class Microphone:
         self._feed: Callable[[Any], None] | None = None
         self.description = ""
         self.rate = self.channels = 0
-        self._last = time.monotonic()  # when samples came
+        self._last = time.perf_counter()  # when samples came
         self._told = False  # that none come
         self._opened, self._closed = threading.Event(), threading.Event()
         self._refused: InputError | None = None
@@ -82,12 +82,12 @@ class Microphone:
 
     def record(self, feed: Callable[[Any], None]) -> None:
         """From now on `feed` is called with each av.AudioFrame, on the capture thread; its pts times its time_base is
-        time.monotonic() of its first sample. What `feed` raises ends the sound with a warning."""
+        time.perf_counter() of its first sample. What `feed` raises ends the sound with a warning."""
         self._feed = feed
 
     def watch(self) -> None:
         """Says so, once, when no sample has come for five seconds. From any thread."""
-        silent = time.monotonic() - self._last > _SILENT
+        silent = time.perf_counter() - self._last > _SILENT
         if silent and not self._told and self._thread.is_alive():
             _log.warning("the microphone %s sends nothing: the recording goes on without sound", self._name)
         self._told = self._told or silent
@@ -125,7 +125,7 @@ class Microphone:
             for frame in self._paced(container, stream) if self._file else self._read(container, stream):
                 if self._closed.is_set():
                     return
-                self._last = time.monotonic()
+                self._last = time.perf_counter()
                 begins = clock.time(self._last, frame.samples)
                 frame.pts, frame.time_base = round(begins * 1_000_000), Fraction(1, 1_000_000)
                 if (feed := self._feed) is not None:
@@ -185,12 +185,12 @@ class Microphone:
 
     def _paced(self, container: Any, stream: Any) -> Iterator[Any]:
         """The frames of a file over and over, each when its last sample would have been recorded."""
-        begun, count = time.monotonic(), 0
+        begun, count = time.perf_counter(), 0
         while not self._closed.is_set():
             before = count
             for frame in container.decode(stream):
                 count += frame.samples
-                if self._closed.wait(max(0.0, begun + count / self.rate - time.monotonic())):
+                if self._closed.wait(max(0.0, begun + count / self.rate - time.perf_counter())):
                     return
                 yield frame
             if count == before:
@@ -199,7 +199,7 @@ class Microphone:
 
 
 class _Clock:
-    """The time of samples, which a sound card counts by a clock of its own, on the monotonic clock.
+    """The time of samples, which a sound card counts by a clock of its own, on the clock of the pictures.
 
     They are one after the other from the first one on; no packet can come before its last sample was recorded, so that
     the earliest one says where they lie, and when all of them come late for a second, some have been lost."""

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from rtbg import loopback
+from rtbg.cameras import OBS
 from rtbg.errors import MissingDependency, OutputError, UsageError
 from rtbg.frame import Array, Frame
 
@@ -116,7 +117,13 @@ class VirtualCamera:
         try:
             self._camera = module.Camera(*self._size, rate, fmt=module.PixelFormat.I420, device=device, backend="obs")
         except RuntimeError as exc:
-            raise OutputError(f"no virtual camera: {_OBS[sys.platform]} ({' '.join(str(exc).split())})") from exc
+            text = " ".join(str(exc).split())
+            if "supports only" in text:
+                raise OutputError(f'there is no virtual camera {device!r}: leave out --vcam for "{OBS}"') from exc
+            if "could not be started" in text:  # on Windows: its memory is there already
+                other = "press Stop Virtual Camera in OBS, or end the other program"
+                raise OutputError(f"another program writes to {OBS}: {other}") from exc
+            raise OutputError(f"no virtual camera: {_OBS[sys.platform]} ({text})") from exc
         self.name = self.path = str(self._camera.device)
 
     @property

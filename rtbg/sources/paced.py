@@ -74,8 +74,8 @@ class PacedSource:
         self._to_i420 = I420(shown, mirror=mirror)
         self._changed = threading.Condition()
         self._ready: deque[tuple[float, tuple[Array, ...]]] = deque()  # seconds of the clip, planes
-        self._made = time.monotonic()
-        self._begun: float | None = None  # time.monotonic() at the clip's second 0
+        self._made = time.perf_counter()
+        self._begun: float | None = None  # time.perf_counter() at the clip's second 0
         self._pts = -1
         self._ended = self._closed = False
         self._trouble = ""
@@ -83,14 +83,14 @@ class PacedSource:
 
     def read(self) -> Frame | None:
         """The newest picture that is due, once; waits for the next one. None at the end and after `close`."""
-        deadline = time.monotonic() + _PATIENCE
+        deadline = time.perf_counter() + _PATIENCE
         with self._changed:
             if self._thread is None and not self._closed:
                 # Daemonic: a disk may block it for ever, and must not keep the program from ending.
                 self._thread = threading.Thread(target=self._decode, name="rtbg-paced", daemon=True)
                 self._thread.start()
             while not self._closed:
-                now = time.monotonic()
+                now = time.perf_counter()
                 wait = deadline - now
                 if self._ready:
                     if self._begun is None:

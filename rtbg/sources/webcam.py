@@ -106,7 +106,7 @@ class WebcamSource:
         opener: Opener = open_camera,
         finder: Finder = find_again,
     ) -> None:
-        self._made = time.monotonic()
+        self._made = time.perf_counter()
         self._camera, self._opener, self._finder = camera, opener, finder
         wanted = Fraction(rate).limit_denominator(1001)
         self._mode = choose_mode(camera, size, wanted)
@@ -151,7 +151,7 @@ class WebcamSource:
                 return frame
             self._told = True
             opening, trouble = self._opening, self._trouble
-        if opening is not None and (since := time.monotonic() - opening) > _PATIENCE:
+        if opening is not None and (since := time.perf_counter() - opening) > _PATIENCE:
             trouble = self._silent()
             if since > _FIRST:
                 self._wake()
@@ -205,7 +205,7 @@ class WebcamSource:
         )
         if self._closed:
             return
-        self._woken, self._opening = False, time.monotonic()
+        self._woken, self._opening = False, time.perf_counter()
         try:
             container = self._opener(camera, mode)
         finally:
@@ -224,7 +224,7 @@ class WebcamSource:
         self._note(session, size)
         skipped = broken = 0
         strict = True  # against pictures that the decoder calls damaged, while there are others
-        since, patience = time.monotonic(), _FIRST
+        since, patience = time.perf_counter(), _FIRST
         packet = frame = None
         try:
             while not self._closed:
@@ -245,7 +245,7 @@ class WebcamSource:
                     captured = session.time_of(packet.pts)
                     wanted = self._due(captured)
                     if not wanted and session.can_skip:
-                        since = time.monotonic()
+                        since = time.perf_counter()
                         continue
                     for frame in packet.decode() if packet.size else ():
                         if frame.is_corrupt and strict:
@@ -255,7 +255,7 @@ class WebcamSource:
                             self._note(session, size)
                         if wanted:
                             self._give(self._to_i420.decoded(frame, session.color), captured)
-                        broken, since, patience = -1, time.monotonic(), _STALLED
+                        broken, since, patience = -1, time.perf_counter(), _STALLED
                 except (av.InvalidDataError, ValueError) as exc:
                     if isinstance(exc, av.FFmpegError) and not isinstance(exc, av.InvalidDataError):
                         raise  # EINVAL, of the driver
@@ -292,7 +292,7 @@ class WebcamSource:
 
     def _watch(self, since: float, patience: float) -> None:
         """Tells that the camera is silent; raises NoPicture when it has been for so long that it is opened anew."""
-        silent = time.monotonic() - since
+        silent = time.perf_counter() - since
         if silent > patience:
             raise NoPicture(self._silent())
         if silent > _PATIENCE:
@@ -389,8 +389,8 @@ class _Session:
         return bool(poll.poll(round(seconds * 1000)))  # an error is found by reading
 
     def time_of(self, pts: int | None) -> float:
-        """time.monotonic() of a picture: V4L2's time where it is of that clock, else now."""
-        now = time.monotonic()
+        """time.perf_counter() of a picture: V4L2's time where it is of that clock, else now."""
+        now = time.perf_counter()
         if self._kernel_time and pts is not None and self.stream.time_base:
             taken = float(pts * self.stream.time_base)
             if 0 <= now - taken < 1:
