@@ -64,14 +64,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--model", nargs="+", default=list(engines.available_models()))
     parser.add_argument("--pictures", type=int, default=150)
     args = parser.parse_args(argv)
-    people = load_pictures_of(args.data, "val")
-    scenes = load_backgrounds(args.data, held=True)
-    if not people or not scenes or args.pictures < 1:
-        raise SystemExit(f"benchmarks.effects: no validation pictures or held-out backgrounds in {args.data}")
+    if args.pictures < 1:
+        parser.error(f"--pictures {args.pictures}: one at least")
     results: dict[str, Any] = {Path(name).stem: {} for name in args.model}
     try:
+        people = load_pictures_of(args.data, "val")
+        if not people:
+            raise ValueError(f"no validation pictures in {args.data / 'person' / 'val' / 'images'}")
+        scenes = load_backgrounds(args.data, held=True)
         opened = {Path(name).stem: engines.load(name) for name in args.model}
-    except engines.EngineError as exc:
+    except (engines.EngineError, ValueError) as exc:
         raise SystemExit(f"benchmarks.effects: {exc}") from exc
     print(f"{'':12s}" + "".join(f"{name[:18]:>20s}" for name in opened), "  IoU, MAD x1e3")
     for effect in EFFECTS:

@@ -130,6 +130,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--stills", type=int, default=40)
     parser.add_argument("--repeats", type=int, default=100)
     args = parser.parse_args(argv)
+    if args.pictures < 2 or args.stills < 1 or args.repeats < 1:
+        parser.error("--pictures must be 2 at least, --stills and --repeats 1")
     models = args.model or list(engines.available_models())
     results = {}
     try:

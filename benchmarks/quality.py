@@ -52,7 +52,7 @@ from rtbg.color import rgb_to_planes
 from rtbg.frame import BT709, FULL, Color, Frame, StreamInfo
 from rtbg.matting import Look, look_closely
 from rtbg.options import Options
-from training.split import held_out
+from training.split import held_out, pictures
 
 T = TypeVar("T")
 
@@ -105,15 +105,15 @@ def read_alpha(path: Path) -> Array:
 
 def pairs(folder: Path, prefix: str = "") -> list[tuple[Path, Path]]:
     """(image, mask) paths of `images/NAME.*` and `masks/NAME.png`, by name. Raises OSError."""
-    images = sorted(p for p in (folder / "images").iterdir() if p.name.startswith(prefix))
+    images = sorted(p for p in (folder / "images").iterdir() if p.name.startswith(prefix) and p.name[0] != ".")
     return [(p, folder / "masks" / f"{p.stem}.png") for p in images]
 
 
 def empty_scenes(data: Path) -> list[Path]:
     """The held-out backgrounds, by name. Raises ValueError where there is none."""
-    scenes = [p for p in sorted((data / "backgrounds").glob("*.webp")) if held_out(p.stem)]
+    scenes = [p for p in pictures(data / "backgrounds") if held_out(p.stem)]
     if not scenes:
-        raise ValueError(f"{data / 'backgrounds'} holds no NAME.webp of those that are held out from training")
+        raise ValueError(f"{data / 'backgrounds'} holds no picture of those that are held out from training")
     return scenes
 
 
@@ -243,9 +243,9 @@ def score_alpha(run: Predictor, data: Path, limit: int | None) -> dict[str, floa
         "conn": metrics.conn,
     }
     found: dict[str, float] = {}
-    for name, pictures in (("alpha", plain), ("comp", composites(data, limit))):
+    for name, shown in (("alpha", plain), ("comp", composites(data, limit))):
         scores: dict[str, list[float]] = {key: [] for key in figures}
-        for rgb, true in pictures:
+        for rgb, true in shown:
             pred = run.still(rgb)
             for key, figure in figures.items():
                 scores[key].append(figure(pred, true))
@@ -371,6 +371,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--seconds", type=float, default=2, help="of timing, for each model and number of threads")
     args = parser.parse_args(argv)
+    if args.limit is not None and args.limit < 1:
+        parser.error(f"--limit {args.limit}: one at least")
     peers = sorted(str(p) for p in (args.data / "models").glob("*.onnx"))
     models = args.model or [*engines.available_models(), CLOSELY, *peers]
     options = {"engine": args.engine, "precision": args.precision}

@@ -9,8 +9,10 @@ graph itself, the engines do.
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,7 +26,12 @@ from engines.errors import EngineError, ModelError
 
 Array: TypeAlias = npt.NDArray[Any]
 
+logger = logging.getLogger("engines")
+
 MODELS = Path(__file__).parent / "models"
+
+# The keys of a card that change what a network is given and what is made of its answer.
+KEYS = ("sizes", "layout", "colors", "scale", "mean", "std", "activation", "downsample_ratio")
 
 
 @dataclass(frozen=True)
@@ -119,11 +126,14 @@ def _describe(path: Path, card_path: Path | None = None) -> ModelSpec:
 
 def _read_card(path: Path) -> dict[str, Any]:
     try:
-        card = json.loads(path.read_text("utf-8"))
+        card = json.loads(path.read_text("utf-8-sig"))  # Windows' editors put a mark before
     except (OSError, ValueError) as exc:
         raise ModelError(f"the card {path} cannot be read ({exc}): repair it, or move it away") from exc
     if not isinstance(card, dict):
         raise ModelError(f"the card {path} is not a JSON object: repair it, or move it away")
+    for key in card.keys() - set(KEYS):
+        for known in difflib.get_close_matches(key.lower().replace("-", "_"), KEYS, n=1, cutoff=0.8):
+            logger.warning('the card %s says "%s", which is not looked at: did you mean "%s"?', path, key, known)
     return card
 
 

@@ -54,3 +54,12 @@ def test_the_table_names_every_figure(report: tuple[str, dict]) -> None:
 def test_missing_data_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match=r"^benchmarks\.past: .* is missing"):
         past.main(["--data", str(tmp_path)])
+
+
+@pytest.mark.parametrize(
+    "option,value", [("--pictures", "1"), ("--stills", "0"), ("--repeats", "0"), ("--repeats", "-1")]
+)
+def test_too_few_pictures_are_refused(option: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as info:
+        past.main(["--data", "nowhere", option, value])
+    assert info.value.code == 2 and option in capsys.readouterr().err.splitlines()[-1]

@@ -249,6 +249,15 @@ def test_other_errors_are_one_line(data: Path, tmp_path: Path) -> None:
         assert "Traceback" not in done.stderr
 
 
+def test_no_pictures_are_refused_and_hidden_files_are_none(tmp_path: Path) -> None:
+    done = run("--data", tmp_path, "--limit", 0)
+    assert done.returncode == 2 and "--limit 0: one at least" in done.stderr
+    (tmp_path / "images").mkdir()
+    for name in (".DS_Store", "a.webp"):
+        (tmp_path / "images" / name).touch()
+    assert [image.name for image, _ in quality.pairs(tmp_path)] == ["a.webp"]
+
+
 # -- what a network costs --
 
 # At 64x48: 3 -> 8 by 3x3, every other pixel; each of the 8 by itself, 3x3; 8 -> 4 in two groups, 1x1; back to 64x48.

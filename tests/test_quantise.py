@@ -146,7 +146,7 @@ def test_a_failure_leaves_nothing_half_done(folder: Path, data: Path, monkeypatc
 
     monkeypatch.setattr(quantise.quantise, "__defaults__", (5,))  # pictures: other ranges, so another file
     monkeypatch.setattr(quantise, "load_validation", fail)
-    with pytest.raises(OSError, match="the disk is gone"):
+    with pytest.raises(SystemExit, match="the disk is gone"):
         run(folder, data, "one", monkeypatch, worst=1)
     assert {p.name: p.read_bytes() for p in folder.iterdir()} == kept
 

@@ -34,6 +34,15 @@ def test_options_it_names_exist() -> None:
     assert any(name in README for name in GENERATED)
 
 
+def test_options_of_the_training_programmes_exist() -> None:
+    commands = re.findall(r"python -m training\.(\w+)((?:[^\n`#]|(?<=\\)\n)*)", README)
+    assert {name for name, _ in commands} >= {"train", "evaluate", "export", "quantise"}, "own models, step by step"
+    for name, words in commands:
+        source = (Path(__file__).parents[1] / "training" / f"{name}.py").read_text("utf-8")
+        for option in re.findall(r"--[a-z][a-z-]*", words):
+            assert f'"{option}"' in source, f"training.{name} {option}"
+
+
 def test_links_and_folders_exist() -> None:
     root = Path(__file__).parents[1]
     for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):

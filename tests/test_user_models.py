@@ -55,6 +55,27 @@ def check_alpha(engine: Engine, frame: np.ndarray, expected: np.ndarray, atol: f
     np.testing.assert_array_equal(frame, before)
 
 
+# ---- cards
+
+
+@pytest.mark.parametrize(
+    "key,meant", [("colours", "colors"), ("Mean", "mean"), ("downsample-ratio", "downsample_ratio")]
+)
+def test_a_key_that_is_misspelt_is_told(key: str, meant: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = card(make_segmenter(tmp_path / "net.onnx"), **{key: "bgr", "sizes": [list(SIZE)], "meta": 1, "name": "net"})
+    load(path, engine="onnxruntime").close()
+    (message,) = [r.message for r in caplog.records if r.levelno >= logging.WARNING]
+    assert f'says "{key}", which is not looked at: did you mean "{meant}"?' in message
+
+
+def test_a_card_as_windows_editors_save_it(tmp_path: Path) -> None:
+    path = make_segmenter(tmp_path / "net.onnx")
+    path.with_suffix(".json").write_text(json.dumps({"sizes": [list(SIZE)]}), "utf-8-sig")
+    engine = load(path, engine="onnxruntime")
+    assert engine.spec.sizes == (SIZE,)
+    engine.close()
+
+
 # ---- segmenters
 
 

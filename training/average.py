@@ -21,6 +21,7 @@ from torch import Tensor
 
 from training.checkpoint import describe, load_checkpoint, save_best
 from training.config import PRESETS
+from training.errors import make_folder, one_line
 from training.evaluate import evaluate, load_validation, summarize
 from training.lite import LiteConfig, LiteUNet
 
@@ -35,6 +36,7 @@ def mean(states: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
     }
 
 
+@one_line("training.average")
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -44,6 +46,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--contrast", type=float, nargs=2, metavar=("F", "O"), help="factor and offset of the logits")
     parser.add_argument("--sizes", choices=PRESETS, help="the input sizes of this preset (default: the last one's)")
     args = parser.parse_args(argv)
+    make_folder(args.out)
     found = [load_checkpoint(path) for path in args.checkpoints]
     model, config = found[-1]
     try:
@@ -65,7 +68,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     whose = ("LAST" if path == args.checkpoints[-1] else "EARLIER" for path in args.checkpoints)
     names = " ".join(w + "/last.pt" * (p.name == "last.pt") for w, p in zip(whose, args.checkpoints, strict=True))
     step = f"python -m training.average --data PATH --out runs/NAME {contrast}{sizes}{names}"
-    args.out.mkdir(parents=True, exist_ok=True)
     save_best(args.out, model, config, {"commands": [*last["commands"], step], "device": last["device"]}, figures)
     print(json.dumps(figures))
 

@@ -16,6 +16,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from training.errors import TrainingError, one_line
+
 TITLES = {
     "quality": "All of `benchmarks.quality`, in the precision that is shipped",
     "past": "What the previous matte does (`benchmarks.past`)",
@@ -40,6 +42,18 @@ def section(text: str, title: str, lines: Sequence[str]) -> str:
     return before + head + "\n".join(lines) + "\n\n" + mark + rest
 
 
+def read_report(path: Path) -> dict[str, Any]:
+    """The last line of what a benchmark printed. Raises TrainingError."""
+    try:
+        report = dict(json.loads(path.read_text().splitlines()[-1]))
+        if report["benchmark"] in TITLES and isinstance(report["models"], dict):
+            return report
+    except (IndexError, KeyError, TypeError, ValueError):
+        pass
+    names = " or ".join(f"benchmarks.{name}" for name in TITLES)
+    raise TrainingError(f"{path} does not end with the line of JSON of {names}: keep all that they print")
+
+
 def add(folder: Path, report: dict[str, Any]) -> list[str]:
     """Adds a benchmark's figures to every card it has some for; the names of these models."""
     done = []
@@ -56,6 +70,7 @@ def add(folder: Path, report: dict[str, Any]) -> list[str]:
     return done
 
 
+@one_line("training.cards")
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -63,8 +78,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("engines/models"))
     args = parser.parse_args(argv)
     for path in args.reports:
-        report = json.loads(path.read_text().splitlines()[-1])
-        print(path, *add(args.out, report))
+        print(path, *add(args.out, read_report(path)))
 
 
 if __name__ == "__main__":

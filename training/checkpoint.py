@@ -6,7 +6,9 @@ was the best.
 
 from __future__ import annotations
 
+import io
 import json
+import pickle
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,25 +17,56 @@ import torch
 from torch import nn
 
 from training.config import PRESETS, TrainConfig, build
+from training.errors import TrainingError, write
 from training.lite import LiteUNet
 from training.model import UNet
 
 
 def load_checkpoint(path: Path) -> tuple[UNet | LiteUNet, TrainConfig]:
-    """The network of a `best.pt` (with its `best.json` beside it), in eval mode, float32."""
-    config = TrainConfig.from_dict(describe(path)["config"])
+    """The network of a `best.pt` (with its `best.json` beside it), in eval mode, float32. Raises TrainingError."""
+    try:
+        config = TrainConfig.from_dict(describe(path)["config"])
+    except (KeyError, TypeError) as exc:
+        raise TrainingError(f"{path} is of another version, whose configuration is not known: {exc}") from exc
     model = build(config.model)
-    weights = torch.load(path, map_location="cpu", weights_only=True)
-    model.load_state_dict({k: v.float() for k, v in weights.get("average", weights).items()})
+    weights = read_state(path, "cpu")
+    weights = weights.get("average", weights)
+    try:
+        model.load_state_dict({k: v.float() for k, v in weights.items()})
+    except (AttributeError, RuntimeError) as exc:
+        raise TrainingError(f"{path} has not the weights that {path.with_suffix('.json').name} describes") from exc
     return model.eval(), config
 
 
+def read_state(path: Path, device: str) -> dict[str, Any]:
+    """What `torch.save` wrote. Raises TrainingError."""
+    try:
+        return dict(torch.load(path, map_location=device, weights_only=True))
+    except OSError as exc:
+        raise TrainingError(f"{path} cannot be read ({exc.strerror}): name the best.pt or last.pt of a run") from exc
+    except (RuntimeError, LookupError, EOFError, TypeError, ValueError, pickle.UnpicklingError) as exc:
+        raise TrainingError(f"{path} is damaged, or no checkpoint: delete it, or name another") from exc
+
+
 def describe(path: Path) -> dict[str, Any]:
-    """What the JSON file beside a checkpoint says; of a `last.pt`, with the figures of its last epoch."""
-    if path.name != "last.pt":
-        return dict(json.loads(path.with_suffix(".json").read_text()))
-    history = json.loads(path.with_name("history.json").read_text())
-    return {**json.loads(path.with_name("best.json").read_text()), "figures": history[-1]}
+    """What the JSON file beside a checkpoint says; of a `last.pt`, with the figures of its last epoch. Raises
+    TrainingError."""
+    last = path.name == "last.pt"
+    said = path.with_name("best.json") if last else path.with_suffix(".json")
+    if not path.exists():
+        raise TrainingError(
+            f"{path} does not exist: name the best.pt or last.pt of a run, which an epoch must have left"
+        )
+    try:
+        found = dict(json.loads(said.read_text()))
+        if last:
+            found["figures"] = json.loads(path.with_name("history.json").read_text())[-1]
+        found["config"], found["figures"]
+    except (OSError, ValueError, LookupError, TypeError) as exc:
+        raise TrainingError(
+            f"{said}, which describes {path.name}, is missing or damaged: keep a run's files together"
+        ) from exc
+    return found
 
 
 def history_of(init: Path | None) -> list[str]:
@@ -64,7 +97,11 @@ def save_best(out: Path, model: nn.Module, config: TrainConfig, how: dict[str, A
     """fp16 weights and readable JSON; written beside and renamed, so a kill leaves the older pair whole."""
     card = {"config": asdict(config), **how, "figures": figures}
     weights = {k: v.half() if v.dtype.is_floating_point else v for k, v in model.state_dict().items()}
-    torch.save(weights, out / "best.pt.new")
-    (out / "best.json.new").write_text(json.dumps(card, indent=1))
-    (out / "best.pt.new").replace(out / "best.pt")
-    (out / "best.json.new").replace(out / "best.json")
+    write({out / "best.pt": packed(weights), out / "best.json": json.dumps(card, indent=1).encode()})
+
+
+def packed(state: dict[str, Any]) -> bytes:
+    """What `torch.save` writes: a full disk is told by the file then, not by torch."""
+    file = io.BytesIO()
+    torch.save(state, file)
+    return file.getvalue()

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from training.errors import TrainingError
 from training.lite import LiteConfig, LiteUNet
 from training.model import UNet, UNetConfig
 
@@ -47,7 +48,9 @@ class TrainConfig:
         also = values.get("also", ())  # one name in older checkpoints, and "" for none
         values["also"] = tuple(also.split() if isinstance(also, str) else also)
         if model.pop("keep", 1.0) != 1.0:
-            raise ValueError("a checkpoint of a thinned network: there are none any more, train `balanced` on instead")
+            raise TrainingError(
+                "a checkpoint of a thinned network: there are none any more, train `balanced` on instead"
+            )
         return TrainConfig(model=LiteConfig(**model) if "lite" in model else UNetConfig(**model), **values)
 
 

@@ -29,7 +29,9 @@ import torch
 from torch.utils.data import IterableDataset
 
 from training import effects
-from training.split import held_out
+from training.errors import TrainingError
+from training.files import pairs, read_rgba
+from training.split import held_out, pictures
 
 U8 = npt.NDArray[np.uint8]
 
@@ -73,26 +75,6 @@ class Picture:
     soft: bool = False
 
 
-def read_rgba(image: Path, mask: Path | None) -> U8:
-    """uint8 (H, W, 4): RGB of `image` and, as the fourth channel, `mask` (zero when None)."""
-    bgr = cv2.imread(str(image), cv2.IMREAD_COLOR)
-    if bgr is None:
-        raise ValueError(f"cannot read {image}")
-    rgba = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGBA)
-    alpha = np.zeros(bgr.shape[:2], np.uint8) if mask is None else cv2.imread(str(mask), cv2.IMREAD_GRAYSCALE)
-    if alpha is None:
-        raise ValueError(f"cannot read {mask}")
-    if alpha.shape != bgr.shape[:2]:
-        alpha = cv2.resize(alpha, (bgr.shape[1], bgr.shape[0]), interpolation=cv2.INTER_LINEAR)
-    rgba[..., 3] = alpha
-    return np.ascontiguousarray(rgba, dtype=np.uint8)
-
-
-def pairs(folder: Path) -> list[tuple[Path, Path]]:
-    """(image, mask) paths of a folder with `images/NAME.webp` and `masks/NAME.png`, by name."""
-    return [(p, folder / "masks" / f"{p.stem}.png") for p in sorted((folder / "images").glob("*.webp"))]
-
-
 def _picture(name: str, rgba: U8, soft: bool = False, long_side: int = 352) -> Picture:
     h, w = rgba.shape[:2]
     if max(h, w) > long_side:
@@ -109,12 +91,15 @@ def _picture(name: str, rgba: U8, soft: bool = False, long_side: int = 352) -> P
 
 def load_people(data: Path, masks: Path | None = None) -> list[Picture]:
     """Every training picture with a person, decoded; mattes of `masks` (what `training.refine` writes) in place of
-    the masks of the same name. ValueError where `masks` holds none."""
+    the masks of the same name. Raises TrainingError where there are no pictures, or `masks` holds none of them."""
     found = pairs(data / "person" / "train") + pairs(data / "alpha" / "train")
     keep = [(i, m) for i, m in found if GROUP_WEIGHT.get(i.stem[:3], 1.0) > 0]
+    if not keep:
+        person = data / "person" / "train"
+        raise TrainingError(f"no pictures to learn from in {person / 'images'}, their masks in {person / 'masks'}")
     mattes = {p.stem: p for p in masks.glob("*.png")} if masks else {}
     if masks and not mattes.keys() & {i.stem for i, _ in keep}:
-        raise ValueError(f"no mattes of these pictures in {masks}")
+        raise TrainingError(f"no mattes of these pictures in {masks}: --masks names what training.refine wrote")
     true = data / "alpha" / "train" / "masks"
     return [
         _picture(i.stem, read_rgba(i, mattes.get(i.stem, m)), soft=i.stem in mattes or m.parent == true)
@@ -123,8 +108,12 @@ def load_people(data: Path, masks: Path | None = None) -> list[Picture]:
 
 
 def load_backgrounds(data: Path, held: bool = False) -> list[Picture]:
-    """Every picture without people that is not held out for testing (held: that is), decoded; alpha is zero."""
-    kept = [p for p in sorted((data / "backgrounds").glob("*.webp")) if held_out(p.stem) == held]
+    """Every picture without people that is not held out for testing (held: that is), decoded; alpha is zero. Raises
+    TrainingError where there is none."""
+    kept = [p for p in pictures(data / "backgrounds") if held_out(p.stem) == held]
+    if not kept:
+        which = "held out, as a tenth is by its name" if held else "to learn from: add some with nobody in them"
+        raise TrainingError(f"no backgrounds in {data / 'backgrounds'} that are {which}")
     return [_picture(p.stem, read_rgba(p, None)) for p in kept]
 
 

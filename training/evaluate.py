@@ -18,7 +18,9 @@ import torch
 from torch import nn
 
 from engines.spec import nearest_size
-from training.data import U8, pairs, read_rgba
+from training.data import U8
+from training.errors import TrainingError, one_line
+from training.files import pairs, read_rgba
 
 
 @dataclass(frozen=True)
@@ -31,8 +33,11 @@ class Score:
 
 
 def load_validation(data: Path) -> list[tuple[str, U8]]:
-    """(name, RGBA) of person/val and alpha/val."""
+    """(name, RGBA) of person/val and alpha/val. Raises TrainingError where there is nothing to give `iou` for."""
     found = pairs(data / "person" / "val") + pairs(data / "alpha" / "val")
+    if all(i.stem[:3] == "ais" for i, _ in found):
+        images = data / "person" / "val" / "images"
+        raise TrainingError(f"no pictures in {images}: some that are not trained on, with masks, must measure it")
     return [(i.stem, read_rgba(i, m)) for i, m in found]
 
 
@@ -77,6 +82,7 @@ def summarize(scores: list[Score]) -> dict[str, float]:
     return {k: round(v, 5) for k, v in out.items()}
 
 
+@one_line("training.evaluate")
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line: prints the figures of one checkpoint."""
     from training.checkpoint import load_checkpoint

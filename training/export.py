@@ -24,11 +24,13 @@ from torch import nn
 
 from training.checkpoint import describe, load_checkpoint
 from training.config import PRESETS, TrainConfig, build
-from training.data import pairs
+from training.data import GROUP_WEIGHT
+from training.errors import TrainingError, make_folder, one_line
 from training.evaluate import Score, load_validation, predict, score, summarize
+from training.files import pairs
 from training.lite import LiteConfig, LiteUNet
 from training.model import UNet, count_macs
-from training.split import held_out
+from training.split import held_out, pictures
 
 # What each group of training pictures is, under which terms, and what it is for.
 GROUPS = {
@@ -50,16 +52,27 @@ come and go; hair is soft but single hairs are not resolved; dolls, statues and 
 people."""
 
 
-def describe_data(data: Path) -> list[str]:
-    """One line per group of pictures, with how many of them are trained on."""
+def read_card(path: Path) -> dict[str, Any] | None:
+    """A model's card; None for a file that is none."""
+    try:
+        card = json.loads(path.read_text("utf-8"))
+    except ValueError:
+        return None
+    return card if isinstance(card, dict) and {"sizes", "graph"} <= card.keys() else None
+
+
+def describe_data(data: Path, runs: int = 1) -> list[str]:
+    """One line per group of pictures, with how many of them are trained on; runs: how many commands made the weights,
+    of which the first ones may have seen other pictures than somebody's own."""
     stems = [i.stem[:3] for folder in ("person", "alpha") for i, _ in pairs(data / folder / "train")]
-    lines = [f"{stems.count(group)} pictures of {what}" for group, what in GROUPS.items()]
-    scenes = sum(not held_out(p.stem) for p in (data / "backgrounds").glob("*.webp"))
-    return [
-        *lines,
-        f"{scenes} backgrounds without people (research-only or mixed): scenes to composite on; so is what lies beside "
-        "the people of the Supervisely pictures",
-    ]
+    counts = {what: stems.count(group) for group, what in GROUPS.items()}
+    counts["no set known here"] = sum(GROUP_WEIGHT.get(s, 1.0) > 0 for s in stems) - sum(counts.values())
+    lines = [f"{count} pictures of {what}" for what, count in counts.items() if count]
+    scenes = sum(not held_out(p.stem) for p in pictures(data / "backgrounds"))
+    beside = "; so is what lies beside the people of the Supervisely pictures" * ("sup" in stems)
+    if runs > 1 and counts["no set known here"]:
+        lines.append("what the weights that the last run began with were trained on")
+    return [*lines, f"{scenes} backgrounds without people (research-only or mixed): scenes to composite on{beside}"]
 
 
 def export_onnx(model: UNet | LiteUNet, path: Path, size: tuple[int, int]) -> None:
@@ -215,32 +228,43 @@ Trained on {training["device"]}, each command beginning with what the one before
     )
 
 
+@one_line("training.export")
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--checkpoint", type=Path, required=True)
-    parser.add_argument("--name", required=True)
-    parser.add_argument("--out", type=Path, default=Path("engines/models"))
+    parser.add_argument("--name", required=True, help="of the model: NAME.onnx, NAME.json and NAME.md are written")
+    parser.add_argument("--out", type=Path, default=Path("engines/models"), help="folder (default: %(default)s)")
     parser.add_argument("--sizes", choices=PRESETS, help="the input sizes of this preset (default: the checkpoint's)")
     parser.add_argument("--graph-of", metavar="NAME", help="write a card only: the graph is that exported model's")
     args = parser.parse_args(argv)
+    if Path(args.name).name != args.name or "." in args.name:
+        parser.error(f"--name {args.name}: give one without dots and slashes, and the folder as --out")
     model, config = load_checkpoint(args.checkpoint)
     if args.sizes:
         config = replace(config, sizes=PRESETS[args.sizes].sizes)
     stored = describe(args.checkpoint)
-    path = args.out / args.name
+    path = make_folder(args.out) / args.name
+    if path.with_suffix(".json").exists() and read_card(path.with_suffix(".json")) is None:
+        raise TrainingError(
+            f"{path.with_suffix('.json')} is no model's card, and is kept: choose another --name or --out"
+        )
     graph = args.out / f"{args.graph_of or args.name}.onnx"
+    if args.graph_of and not graph.exists():
+        raise TrainingError(f"{graph} does not exist: export {args.graph_of} first")
+    data, validation = (
+        describe_data(args.data, len(stored["commands"])),
+        load_validation(args.data),
+    )  # before what is there is replaced
     if not args.graph_of:
         export_onnx(model, graph, config.sizes[0])
     training = {k: stored["figures"][k] for k in ("epoch", "minutes")}
     training |= {"device": stored["device"], "commands": stored["commands"]}
-    data = describe_data(args.data)
     path.with_suffix(".json").unlink(missing_ok=True)  # an older card would not fit the new file
     exported = OnnxModel(graph)
-    pictures = load_validation(args.data)
     scores, shares = [], []
-    for name, rgba in pictures:
+    for name, rgba in validation:
         alpha = predict(exported, np.ascontiguousarray(rgba[..., :3]), config.sizes)
         scores.append(score(name, alpha, rgba[..., 3]))
         shares.append(float((rgba[..., 3] > 127).mean()))

@@ -30,8 +30,9 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
 
 from training.data import Augment, SampleMaker, load_backgrounds, load_people
+from training.errors import TrainingError, one_line
 from training.evaluate import evaluate, load_validation, summarize
-from training.export import OnnxModel, strip_notes
+from training.export import OnnxModel, read_card, strip_notes
 from training.stem import SCALE, SEEN, ZERO, has_stem, merge_stem
 
 PICTURES = 192  # for the ranges
@@ -197,29 +198,41 @@ def describes(card: dict[str, Any], graph: Path, eight: Path) -> bool:
     return card.get("graph") == graph.name and card.get("sha256") == digest(graph) and named == digest(eight)
 
 
+def cards_of(folder: Path) -> dict[Path, dict[str, Any]]:
+    """The cards in a folder, whatever else lies there."""
+    found = {path: read_card(path) for path in sorted(folder.glob("*.json"))}
+    return {path: card for path, card in found.items() if card is not None}
+
+
 def forget(graph: Path, eight: Path) -> None:
     """Takes the 8-bit graph off the cards of all models of this graph where it is not the file `eight`."""
-    for path in sorted(graph.parent.glob("*.json")):
-        card = json.loads(path.read_text())
+    for path, card in cards_of(graph.parent).items():
         if card.get("graph") == graph.name and "int8" in card and not describes(card, graph, eight):
             del card["int8"]
             path.write_text(json.dumps(card, indent=1) + "\n")
             print(f"{path.name} names no 8-bit graph now: python -m training.quantise --data PATH --name {path.stem}")
 
 
+@one_line("training.quantise")
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--name", required=True, help="of an exported model")
-    parser.add_argument("--out", type=Path, default=Path("engines/models"))
+    parser.add_argument("--out", type=Path, default=Path("engines/models"), help="its folder (default: %(default)s)")
     args = parser.parse_args(argv)
     card_path = args.out / f"{args.name}.json"
-    card = json.loads(card_path.read_text())
+    card = read_card(card_path) if card_path.exists() else None
+    if card is None:
+        raise TrainingError(f"{card_path} is no card of an exported model: name one, and its folder as --out")
     path = args.out / card["graph"]
+    if not path.exists():
+        raise TrainingError(f"{path} is missing: export it again")
     target = made = path.with_suffix(".int8.onnx")
     sizes = [tuple(s) for s in card["sizes"]]
     own = path.stem == args.name  # else the file is that of another model, whose network it is at other sizes
+    if not own and not target.exists():
+        raise TrainingError(f"{target} is missing: quantise {path.stem} first, whose graph this is")
     try:
         if own:
             made = target.with_suffix(".new.onnx")
@@ -240,7 +253,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if faults:
         if own:
             forget(path, target)
-            if not any(describes(json.loads(p.read_text()), path, target) for p in args.out.glob("*.json")):
+            if not any(describes(c, path, target) for c in cards_of(args.out).values()):
                 target.unlink(missing_ok=True)
         else:
             card.pop("int8", None)

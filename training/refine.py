@@ -30,7 +30,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from training.data import U8, pairs, read_rgba
+from training.errors import make_folder, one_line
+from training.files import U8, pairs, read_rgba
 
 F64 = npt.NDArray[np.float64]
 
@@ -146,6 +147,7 @@ def refine(rgb: U8, mask: U8, rule: Rule | None = None) -> tuple[U8 | None, str]
     return (alpha * 255).round().astype(np.uint8), "accepted"
 
 
+@one_line("training.refine", "interrupted: the same command goes on where it was")
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line."""
     parser = argparse.ArgumentParser(prog="training.refine", description="Refines binary masks to mattes.")
@@ -159,7 +161,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     todo = [(i, m) for i, m in pairs(args.data / "person" / "train") if i.stem[:3] in groups]
     if not todo:
         parser.error(f"no pictures of {', '.join(groups)} in {args.data / 'person' / 'train' / 'images'}")
-    args.out.mkdir(parents=True, exist_ok=True)
+    make_folder(args.out)
     record = args.out / "refused.json"
     refused: dict[str, str] = json.loads(record.read_text()) if record.exists() else {}
     counts = {g: Counter[str]() for g in groups}

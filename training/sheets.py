@@ -23,8 +23,8 @@ def draw_curve(history: list[dict[str, Any]], path: Path) -> None:
 
     x = [h["minutes"] for h in history]
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4))
-    for key in ("iou", "iou_sup", "iou_pic"):
-        left.plot(x, [h[key] for h in history], label=key)
+    for key in [k for k in ("iou", "iou_sup", "iou_pic") if k in history[-1]]:
+        left.plot(x, [h.get(key, np.nan) for h in history], label=key)
     left.set(xlabel="minutes", title="validation IoU")
     left.legend()
     right.plot(x, [h["loss"] for h in history], label="training loss")

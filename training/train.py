@@ -20,14 +20,11 @@ import json
 import math
 import signal
 import sys
-import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import cv2
@@ -38,14 +35,16 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from engines.machine import cores
-from training.checkpoint import command, history_of, load_checkpoint, save_best
+from training.checkpoint import command, describe, history_of, load_checkpoint, packed, read_state, save_best
 from training.config import PRESETS, TrainConfig, build
 from training.data import CALM, Batches, SampleMaker, load_backgrounds, load_people
+from training.errors import TrainingError, make_folder, one_line, write
 from training.evaluate import evaluate, load_validation, summarize
 from training.lite import LiteConfig, LiteUNet
 from training.losses import matting_loss
 from training.model import count_macs
 from training.sheets import draw_curve, draw_sheet
+from training.signals import end, undisturbed
 
 PAUSE = 60.0  # seconds: no step takes that long
 SAVE_EVERY = 300.0  # seconds of training
@@ -133,8 +132,12 @@ class Run:
         last = out / "last.pt"
         self.resumed = last.exists()
         if self.resumed:
-            state = torch.load(last, map_location=device, weights_only=True)
-            self.model.load_state_dict(state["model"])
+            state = read_state(last, device)
+            try:
+                self.model.load_state_dict(state["model"])
+            except (KeyError, RuntimeError) as exc:
+                wrong = f"{last} is no run of this network"
+                raise TrainingError(f"{wrong}: give the --model it began with, or another --out") from exc
             self.average.model.load_state_dict(state["average"])
             self.average.steps = state["average_steps"]
             self.optimizer.load_state_dict(state["optimizer"])
@@ -153,7 +156,7 @@ class Run:
         fitting = {k: v for k, v in weights.items() if k in mine and v.shape == mine[k].shape}
         print(f"begins with {len(fitting)} of {len(mine)} tensors", flush=True)
         if self.config.hold_norms and any("running" in k for k in mine.keys() - fitting.keys()):
-            raise ValueError("--hold-norms is for all the norms of trained weights, and not all of these fit")
+            raise TrainingError("--hold-norms is for all the norms of trained weights, and not all of these fit")
         self.model.load_state_dict(mine | fitting)
         if len(fitting) == len(mine):
             self.average.begin(weights)
@@ -182,10 +185,7 @@ class Run:
             "rng": json.dumps(self.rng.bit_generator.state),
             "history": history,
         }
-        torch.save(state, self.out / "last.pt.new")
-        (self.out / "last.pt.new").replace(self.out / "last.pt")
-        (self.out / "history.json.new").write_text(history)
-        (self.out / "history.json.new").replace(self.out / "history.json")
+        write({self.out / "last.pt": packed(state), self.out / "history.json": history.encode()})
         self.saved = self.spent
 
     def step(self, batch: Tensor, rate: float, own_past: bool) -> float:
@@ -238,11 +238,12 @@ def train(
     """Runs to the end of its hours or epochs. Ctrl-C, SIGTERM (which `main` sees to) and errors leave a checkpoint to
     resume from; `init` is a `best.pt` whose weights a new run begins with, `teacher` one whose mattes are learnt beside
     the true ones (distillation, Hinton et al. 2015), `masks` a folder of refined masks (`training.refine`)."""
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
+    check_device(device)
     keep_memory()
     cv2.setNumThreads(0)  # before the loader's workers are forked: they would wait for threads they do not have
-    validation = load_validation(data)
     maker = SampleMaker(load_people(data, masks), load_backgrounds(data))
+    validation = load_validation(data)
     guide = load_checkpoint(teacher)[0].to(device).to(memory_format=torch.channels_last) if teacher else None  # type: ignore[call-overload]
     run = Run(config, out, device, guide)
     if not run.resumed and init is not None:
@@ -257,15 +258,22 @@ def train(
     print(f"{len(maker.people)} people, {len(maker.scenes)} scenes, {parameters / 1e6:.2f} M parameters, "
           f"{macs / 1e6:.0f} M multiply-adds at {config.sizes[0]}", flush=True)  # fmt: skip
     steps = config.epoch_pictures // config.batch
+    earlier = history_of(init)
+    if run.resumed and (out / "best.json").exists():  # what it began with stays, named again or not
+        earlier = describe(out / "best.pt")["commands"][:-1]
+        init = init or (out if earlier else None)
     how: dict[str, Any] = {
-        "commands": [*history_of(init), command(config, hours, epochs, init, teacher, masks)],
+        "commands": [*earlier, command(config, hours, epochs, init, teacher, masks)],
         "device": torch.cuda.get_device_name(device) if run.kind == "cuda" else f"{torch.get_num_threads()} CPU cores",
     }
-    best = max((h["iou"] for h in run.history), default=0.0)
+    best = max((h["iou"] for h in run.history), default=-1.0)
 
     def done() -> float:
         return run.spent / 3600 / hours if hours else len(run.history) / (epochs or 1)
 
+    if done() >= 1:
+        print(f"{out} has had its {hours:g} hours" if hours else f"{out} has had its {epochs} epochs", "already: "
+              "give more of them to go on", flush=True)  # fmt: skip
     stage, loader = -1, None
     try:
         while done() < 1:
@@ -315,26 +323,15 @@ def train(
         raise
 
 
-def end(number: int, _frame: FrameType | None) -> None:
-    """A signal's handler: ends the program as if it had been told to by itself, so that the run is saved."""
-    signal.signal(number, signal.SIG_IGN)
-    raise SystemExit(128 + number)
-
-
-@contextmanager
-def undisturbed() -> Iterator[None]:
-    """Meanwhile a signal to the whole process group cuts nothing short: neither SIGTERM itself nor the end of the
-    loader's workers, which torch answers with an error wherever the program is."""
-    numbers = {signal.SIGTERM: signal.SIG_IGN, getattr(signal, "SIGCHLD", None): signal.SIG_DFL}
-    here = threading.current_thread() is threading.main_thread()
-    kept = {n: signal.signal(n, how) for n, how in numbers.items() if here and n is not None}
+def check_device(device: str) -> None:
+    """Raises TrainingError where torch has no such device here."""
     try:
-        yield
-    finally:
-        for number, how in kept.items():
-            signal.signal(number, how)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as exc:
+        raise TrainingError(f"--device {device} cannot be used ({str(exc).splitlines()[0]}): cpu always can") from exc
 
 
+@one_line("training.train", "interrupted: the same command goes on with what was learnt")
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -342,14 +339,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of the run, e.g. runs/balanced")
     parser.add_argument("--hours", type=float, help=f"length of the run in hours of training (default: {HOURS})")
     parser.add_argument("--epochs", type=int, help="length of the run in epochs (instead of --hours)")
-    parser.add_argument("--batch", type=int, help="pictures a step")
-    parser.add_argument("--epoch-pictures", type=int, default=TrainConfig.epoch_pictures)
-    parser.add_argument("--seed", type=int, default=TrainConfig.seed)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--batch", type=int, help="pictures a step (default: 32; 16 for quality and both)")
     parser.add_argument(
-        "--first-stage", type=int, default=0, help="skip the stages of smaller pictures before this one"
+        "--epoch-pictures", type=int, default=TrainConfig.epoch_pictures, help="an epoch's (default: %(default)s)"
     )
-    parser.add_argument("--ema", type=float, default=TrainConfig.ema, help="decay of the weights' moving average")
+    parser.add_argument("--seed", type=int, default=TrainConfig.seed, help="of all that is drawn")
+    parser.add_argument(
+        "--device", default="cuda" if torch.cuda.is_available() else "cpu", help="of torch (default here: %(default)s)"
+    )
+    parser.add_argument(
+        "--first-stage", type=int, default=0, choices=range(len(STAGES)),
+        help="skip the stages of smaller pictures before this one",
+    )  # fmt: skip
+    parser.add_argument("--ema", type=float, default=TrainConfig.ema,
+                        help="decay of the weights' moving average (default: %(default)s)")  # fmt: skip
     parser.add_argument("--init", type=Path, help="begin with the weights of this best.pt")
     parser.add_argument("--model", choices=PRESETS, default="balanced", help="what to train (default: balanced)")
     parser.add_argument("--teacher", type=Path, help="learn from the mattes of this best.pt as well")
@@ -360,13 +363,22 @@ def main(argv: Sequence[str] | None = None) -> None:
         action="store_true",
         help="leave the norms as the weights that it begins with have them (on CPUs much faster)",
     )
-    parser.add_argument("--rate", type=float, default=TrainConfig.rate, help="peak learning rate")
     parser.add_argument(
-        "--encoder-rate", type=float, default=TrainConfig.encoder_rate, help="the encoder's share of it"
+        "--rate", type=float, default=TrainConfig.rate, help="peak learning rate (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--encoder-rate",
+        type=float,
+        default=TrainConfig.encoder_rate,
+        help="the encoder's share of it (default: %(default)s)",
     )
     args = parser.parse_args(argv)
     if args.hours is not None and args.epochs is not None:
         parser.error("give --hours or --epochs, not both")
+    for name, least in (("hours", 0), ("epochs", 0), ("rate", 0), ("ema", 0), ("encoder_rate", -1e-9)):
+        value = getattr(args, name)
+        if value is not None and not least < value < (1 if name == "ema" else math.inf):
+            parser.error(f"--{name.replace('_', '-')} {value:g}: it must be over 0" + " and under 1" * (name == "ema"))
     if args.hold_norms and args.init is None and args.model == "unet":
         parser.error("--hold-norms is to go on from trained weights: name them with --init")
     if args.epochs is None and args.hours is None:
