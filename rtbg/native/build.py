@@ -3,7 +3,8 @@
     pip install '.[native]' && python -m rtbg.native.build
 
 The results are kept beside this file and travel in the wheel, so that nobody who installs rtbg needs a compiler;
-`tests/test_native.py` builds them again and compares them byte by byte. The code uses no library and no system call.
+`--check` builds them again and compares them byte by byte, as `.ci/run` does. The code uses no library and no system
+call.
 """
 
 from __future__ import annotations
@@ -71,14 +72,20 @@ def build(target: tuple[str, str], out: Path) -> Path:
 def main(argv: Sequence[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=FOLDER, help="folder of the results (default: beside the source)")
     parser.add_argument("--only", choices=["-".join(t) for t in TARGETS], help="one of them")
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--out", type=Path, default=FOLDER, help="folder of the results (default: beside the source)")
+    where.add_argument("--check", action="store_true", help="keep nothing, and fail where what lies there is another")
     args = parser.parse_args(argv)
     wanted = [t for t in TARGETS if args.only in (None, "-".join(t))]
-    with ThreadPoolExecutor(cores()) as pool:
-        for made in pool.map(lambda target: build(target, args.out), wanted):
-            print(f"{made.name} {made.stat().st_size}")
-    if args.only is None:
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(cores()) as pool:
+        out = Path(folder) if args.check else args.out
+        for made in pool.map(lambda target: build(target, out), wanted):
+            shipped = FOLDER / made.name
+            if args.check and not (shipped.is_file() and shipped.read_bytes() == made.read_bytes()):
+                raise SystemExit(f"{made.name} is not what its source makes: python -m rtbg.native.build")
+            print(f"{made.name} {made.stat().st_size}{' as shipped' if args.check else ''}")
+    if args.only is None and not args.check:
         (args.out / "source.sha256").write_text(f"{source_hash()}  {' '.join(SOURCES)}\n")
 
 
