@@ -68,6 +68,21 @@ def test_a_thinned_out_camera_gives_its_pictures_evenly() -> None:
         assert "at 60, YUYV, thinned out to 20" in made.obtained
 
 
+def test_a_picture_a_second_is_no_silence() -> None:
+    """The camera's own pace does not divide a second: some of those that are kept come a little later than that."""
+    made = WebcamSource(
+        camera(rate=30),
+        size=(320, 240),
+        rate=1,
+        opener=lavfi("color=c=red:size=320x240:rate=273/10,format=yuyv422,realtime"),
+        finder=lambda known: known,
+    )
+    with closing(made):
+        frames = [picture(made)] + [made.read() for _ in range(4)]
+        assert all(frames)
+        assert frames[-1].captured - frames[0].captured > 3.9
+
+
 def test_pictures_are_live_and_only_the_newest_is_given() -> None:
     with closing(source(lavfi("testsrc=size=320x240:rate=30,format=yuyv422,realtime"))) as made:
         assert made.live
