@@ -13,8 +13,9 @@ import av
 import numpy as np
 import pytest
 
-from rtbg.cameras import Camera
+from rtbg.cameras import Camera, Mode
 from rtbg.frame import LIMITED, SMPTE170M, Color
+from rtbg.sources import webcam
 from rtbg.sources.webcam import WebcamSource
 from rtbg.v4l2 import Format, FrameSize
 from tests.webcam_parts import RED, assert_colour, camera, closing, jpeg, lavfi, noise, picture, source
@@ -150,6 +151,25 @@ def test_raw_packets_are_the_same_pictures_as_from_a_file(tmp_path: Path) -> Non
         assert (y == raw[..., 0]).all()
         for plane, of in ((u, raw[:, 0::2, 1]), (v, raw[:, 1::2, 1])):
             assert abs(plane - (of[0::2].astype(float) + of[1::2]) / 2).max() <= 0.5
+
+
+def test_a_picture_from_before_a_stop_is_as_old_as_the_kernel_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-Z: the driver's buffers still hold those of a minute ago. A time of another clock is none."""
+    now = time.monotonic()
+    with lavfi("color=size=320x240:rate=30")(camera(), Mode((320, 240), Fraction(30))) as container:
+        session = webcam._Session(container, camera())
+        base = session.stream.time_base
+        assert base is not None
+        for passed, age, counted in (
+            (0.03, 0.02, 0.02),
+            (0.03, 40, 0),
+            (60, 59.9, 59.9),
+            (0.03, 0.02, 0.02),
+            (2, 40, 0),
+        ):
+            now += passed
+            monkeypatch.setattr(webcam.time, "monotonic", lambda now=now: now)
+            assert abs(now - session.time_of(round((now - age) / base)) - counted) < 0.02
 
 
 def test_the_size_told_is_the_drivers_and_even() -> None:

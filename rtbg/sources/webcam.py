@@ -342,6 +342,7 @@ class _Session:
         # Where each packet is a picture of its own, one may be left out.
         self.can_skip = self.poll is not None and stream.codec_context.name in _WHOLE
         self._kernel_time = camera.api == "v4l2"
+        self._asked = time.monotonic()  # when `time_of` was last
         self._container = container
         self._packets: Iterator[av.Packet[VideoStream]] | None = None
         if self.poll is None:
@@ -391,11 +392,13 @@ class _Session:
         return bool(poll.poll(round(seconds * 1000)))  # an error is found by reading
 
     def time_of(self, pts: int | None) -> float:
-        """time.monotonic() of a picture: V4L2's time where it is of that clock, else now."""
-        now = time.monotonic()
+        """time.monotonic() of a picture: V4L2's time where it is of that clock, else now. It is where the picture is
+        less than a second older than this was last asked: a process that was stopped (Ctrl-Z) finds those of then."""
+        now, asked = time.monotonic(), self._asked
+        self._asked = now
         if self._kernel_time and pts is not None and self.stream.time_base:
             taken = float(pts * self.stream.time_base)
-            if 0 <= now - taken < 1:
+            if 0 <= now - taken < 1 + now - asked:
                 return taken
         return now
 
