@@ -38,7 +38,7 @@ from rtbg.sources.i420 import I420, WORKING, even
 
 _log = logging.getLogger("rtbg")
 _PATIENCE = 1.0  # seconds without a picture that make a camera silent, between attempts, and for `read`
-_LATE = 1.5  # intervals without one that do so where pictures come more seldom than that
+_LATE = 1.5  # intervals without one that do so where those are longer, but of a second at most
 _FIRST = 5.0  # seconds that a camera may take for its first picture before it is opened anew
 _STALLED = 3.0  # the same for a later one
 _POLL = 0.2  # seconds between two looks at whether the source was closed
@@ -89,7 +89,7 @@ class WebcamSource:
     and right change places. Time base 1/1000000, pts counts from when the source was made; `captured` is when the
     kernel took the picture, where it tells, else when it came.
 
-    `read` raises NoPicture within about a second (one and a half intervals where those are longer), one line with what
+    `read` raises NoPicture within about a second (a half more at one picture a second), one line with what
     is wrong and what to do, while the camera is missing, unplugged, busy, forbidden or silent; meanwhile the capture
     thread looks for it about once a second, by name and bus, and goes on by itself. None comes after `close` only.
     dropped: pictures that a newer one replaced before they were read.
@@ -121,7 +121,7 @@ class WebcamSource:
         self._step = float(1 / wanted) if thinned else 0.0  # seconds from one picture that is kept to the next
         self._next = 0.0  # when the next one is due; half an interval of the camera sooner will do
         self._early = float(1 / self._mode.rate) / 2
-        self._patience = max(_PATIENCE, _LATE / float(self.info.rate))
+        self._patience = max(_PATIENCE, _LATE / max(1.0, float(self.info.rate)))
         self.obtained = ""
         self.dropped = 0
         self._to_i420 = I420((self.info.width, self.info.height), mirror=mirror)
