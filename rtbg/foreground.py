@@ -113,7 +113,7 @@ def reshaped(planes: tuple[Array, ...], before: Array, after: Array) -> tuple[Ar
     if after.shape != before.shape or after.dtype != np.uint8:
         raise ValueError(f"the matte is uint8 {before.shape}, not {after.dtype} {after.shape}")
     more, less = cv2.subtract(after, before), cv2.subtract(before, after)
-    needed = cv2.inRange(cells.grid.means(cv2.inRange(cv2.max(more, less), 1, 255)), 1, 255)
+    needed = cv2.max(*cells.grid.edge(cv2.max(more, less)))  # no means, which a single pixel does not lift off 0
     if not cv2.countNonZero(needed):
         return planes[:3]
     person, apart = cells.colours(needed, Scratch())

@@ -40,7 +40,7 @@ class Link(Generic[T]):
     def put(self, item: T) -> None:
         """Hands an item on. Raises LinkAborted, and LinkClosed: putting into a closed link is a fault of the caller."""
         with self._changed:
-            while len(self._items) >= self._capacity and not self._aborted:
+            while len(self._items) >= self._capacity and not (self._closed or self._aborted):
                 if self._live:
                     self._items.popleft()
                     self.dropped += 1

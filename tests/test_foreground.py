@@ -216,6 +216,16 @@ def test_nothing_else_is_reshaped() -> None:
         reshaped(planes, before, after[:10])
 
 
+def test_a_cell_of_4k_with_one_new_pixel_shows_no_room() -> None:
+    """The person reaches one pixel into a cell of 24 by 24 in which there was nothing of them."""
+    before = np.zeros((2160, 3840), np.uint8)
+    before[960:1200, 1200:1440] = 255
+    after = before.copy()
+    after[1000, 1440] = 255
+    done = reshaped(mixed(before, 8, (2, 2)), before, after)[0]
+    assert abs(int(done[1000, 1440]) - PERSON[0]) < 12
+
+
 def test_a_gap_that_closes_is_filled_with_the_person() -> None:
     """Between two fingers: grown together, the gap must not show the room."""
     before = np.zeros((720, 1280), np.uint8)

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from rtbg.link import Link, LinkAborted
+from rtbg.link import Link, LinkAborted, LinkClosed
 
 
 def in_thread(work) -> threading.Thread:  # type: ignore[no-untyped-def]
@@ -59,6 +59,15 @@ def test_close_drains() -> None:
     link.put(2)
     link.close()
     assert [link.get(), link.get(), link.get()] == [1, 2, None]
+
+
+def test_what_comes_after_the_close_evicts_nothing() -> None:
+    link: Link[int] = Link(1, live=True)
+    link.put(1)
+    link.close()
+    with pytest.raises(LinkClosed):
+        link.put(2)
+    assert [link.get(), link.get(), link.dropped] == [1, None, 0]
 
 
 @pytest.mark.parametrize("side", ["put", "get"])

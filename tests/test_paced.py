@@ -15,7 +15,7 @@ import pytest
 
 from rtbg.color import rgb_to_planes
 from rtbg.errors import InputError, NoPicture
-from rtbg.frame import LIMITED, SMPTE170M, Color, Frame
+from rtbg.frame import LIMITED, SMPTE170M, Color, Frame, StreamInfo
 from rtbg.sources.i420 import WORKING
 from rtbg.sources.paced import PacedSource
 from tests.media import make_video
@@ -163,6 +163,21 @@ def test_after_a_long_stall_it_goes_on_instead_of_racing(tmp_path: Path, paced: 
     made.close()
     assert time.perf_counter() - frames[-1].captured < 1
     assert frames[-1].captured - frames[0].captured >= 4 * 0.04 - 0.01
+
+
+def test_what_is_decoded_too_slowly_is_never_so_late_that_live_mode_drops_it(
+    tmp_path: Path, paced: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = paced(counted(tmp_path / "a.mp4", 12))
+    planes = made._planes
+
+    def slow(frame: Frame, info: StreamInfo) -> tuple[np.ndarray, ...]:
+        time.sleep(0.07)
+        return planes(frame, info)
+
+    monkeypatch.setattr(made, "_planes", slow)
+    late = [time.perf_counter() - frame.captured for _ in range(30) for frame in taken(made, 1)]
+    assert max(late) < 0.35
 
 
 def test_a_picture_shown_for_long_is_given_again(tmp_path: Path, paced: Opener) -> None:

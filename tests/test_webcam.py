@@ -13,8 +13,9 @@ import av
 import numpy as np
 import pytest
 
-from rtbg.cameras import Camera
+from rtbg.cameras import Camera, Mode
 from rtbg.frame import LIMITED, SMPTE170M, Color
+from rtbg.sources import webcam
 from rtbg.sources.webcam import WebcamSource
 from rtbg.v4l2 import Format, FrameSize
 from tests.webcam_parts import RED, assert_colour, camera, closing, jpeg, lavfi, noise, picture, source
@@ -74,6 +75,21 @@ def test_times_are_exact_where_the_monotonic_clock_is_not(monkeypatch: pytest.Mo
     monkeypatch.setattr(time, "monotonic", lambda: exact() * 64 // 1 / 64)
     with closing(source(lavfi("testsrc=size=320x240:rate=30,format=yuyv422,realtime"))) as made:
         assert any(picture(made).captured * 64 % 1 for _ in range(8))
+
+
+def test_a_picture_a_second_is_no_silence() -> None:
+    """The camera's own pace does not divide a second: some of those that are kept come a little later than that."""
+    made = WebcamSource(
+        camera(rate=30),
+        size=(320, 240),
+        rate=1,
+        opener=lavfi("color=c=red:size=320x240:rate=273/10,format=yuyv422,realtime"),
+        finder=lambda known: known,
+    )
+    with closing(made):
+        frames = [picture(made)] + [made.read() for _ in range(4)]
+        assert all(frames)
+        assert frames[-1].captured - frames[0].captured > 3.9
 
 
 def test_pictures_are_live_and_only_the_newest_is_given() -> None:
@@ -143,6 +159,25 @@ def test_raw_packets_are_the_same_pictures_as_from_a_file(tmp_path: Path) -> Non
         assert (y == raw[..., 0]).all()
         for plane, of in ((u, raw[:, 0::2, 1]), (v, raw[:, 1::2, 1])):
             assert abs(plane - (of[0::2].astype(float) + of[1::2]) / 2).max() <= 0.5
+
+
+def test_a_picture_from_before_a_stop_is_as_old_as_the_kernel_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-Z: the driver's buffers still hold those of a minute ago. A time of another clock is none."""
+    now = time.perf_counter()
+    with lavfi("color=size=320x240:rate=30")(camera(), Mode((320, 240), Fraction(30))) as container:
+        session = webcam._Session(container, camera())
+        base = session.stream.time_base
+        assert base is not None
+        for passed, age, counted in (
+            (0.03, 0.02, 0.02),
+            (0.03, 40, 0),
+            (60, 59.9, 59.9),
+            (0.03, 0.02, 0.02),
+            (2, 40, 0),
+        ):
+            now += passed
+            monkeypatch.setattr(webcam.time, "perf_counter", lambda now=now: now)
+            assert abs(now - session.time_of(round((now - age) / base)) - counted) < 0.02
 
 
 def test_the_size_told_is_the_drivers_and_even() -> None:

@@ -31,7 +31,9 @@ _log = logging.getLogger("rtbg")
 _AHEAD = 4  # pictures decoded before they are due
 _STILL_RATE = 30
 _LONGEST = 0.5  # seconds: a picture shown for longer is given again, as a camera would
-_BEHIND = 0.5  # seconds: when pictures are later than that, the clip goes on from there instead of catching up
+# Seconds: when pictures are later than that, the clip goes on from there instead of catching up. `rtbg.live` shows none
+# that is half a second old when it is finished.
+_BEHIND = 0.25
 _PATIENCE = 1.0
 _LEAVE = 2.0  # seconds that a decoder or a disk has to come back once nobody reads
 _LOOSE = 0.1  # of an interval by which a picture may be early and still be the tick's: times are rounded in files

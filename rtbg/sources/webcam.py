@@ -38,6 +38,7 @@ from rtbg.sources.i420 import I420, WORKING, even
 
 _log = logging.getLogger("rtbg")
 _PATIENCE = 1.0  # seconds without a picture that make a camera silent, between attempts, and for `read`
+_LATE = 1.5  # intervals without one that do so where those are longer, but of a second at most
 _FIRST = 5.0  # seconds that a camera may take for its first picture before it is opened anew
 _STALLED = 3.0  # the same for a later one
 _POLL = 0.2  # seconds between two looks at whether the source was closed
@@ -88,9 +89,9 @@ class WebcamSource:
     and right change places. Time base 1/1000000, pts counts from when the source was made; `captured` is when the
     kernel took the picture, where it tells, else when it came.
 
-    `read` raises NoPicture within about a second, one line with what is wrong and what to do, while the camera is
-    missing, unplugged, busy, forbidden or silent; meanwhile the capture thread looks for it about once a second, by
-    name and bus, and goes on by itself. None comes after `close` only.
+    `read` raises NoPicture within about a second (a half more at one picture a second), one line with what
+    is wrong and what to do, while the camera is missing, unplugged, busy, forbidden or silent; meanwhile the capture
+    thread looks for it about once a second, by name and bus, and goes on by itself. None comes after `close` only.
     dropped: pictures that a newer one replaced before they were read.
     opener, finder: how the camera is opened, and looked for again; for other kinds of devices."""
 
@@ -120,6 +121,7 @@ class WebcamSource:
         self._step = float(1 / wanted) if thinned else 0.0  # seconds from one picture that is kept to the next
         self._next = 0.0  # when the next one is due; half an interval of the camera sooner will do
         self._early = float(1 / self._mode.rate) / 2
+        self._patience = max(_PATIENCE, _LATE / max(1.0, float(self.info.rate)))
         self.obtained = ""
         self.dropped = 0
         self._to_i420 = I420((self.info.width, self.info.height), mirror=mirror)
@@ -143,7 +145,7 @@ class WebcamSource:
                 # Daemonic: a driver may block it for ever, and must not keep the program from ending.
                 self._thread = threading.Thread(target=self._capture, name="rtbg-camera", daemon=True)
                 self._thread.start()
-            self._changed.wait_for(lambda: self._frame is not None or self._closed or not self._told, _PATIENCE)
+            self._changed.wait_for(lambda: self._frame is not None or self._closed or not self._told, self._patience)
             if self._closed:
                 return None
             frame, self._frame = self._frame, None
@@ -295,7 +297,7 @@ class WebcamSource:
         silent = time.perf_counter() - since
         if silent > patience:
             raise NoPicture(self._silent())
-        if silent > _PATIENCE:
+        if silent > self._patience:
             self._fail(self._silent())
 
     def _silent(self) -> str:
@@ -340,6 +342,7 @@ class _Session:
         # Where each packet is a picture of its own, one may be left out.
         self.can_skip = self.poll is not None and stream.codec_context.name in _WHOLE
         self._kernel_time = camera.api == "v4l2"
+        self._asked = time.perf_counter()  # when `time_of` was last
         self._container = container
         self._packets: Iterator[av.Packet[VideoStream]] | None = None
         if self.poll is None:
@@ -389,11 +392,13 @@ class _Session:
         return bool(poll.poll(round(seconds * 1000)))  # an error is found by reading
 
     def time_of(self, pts: int | None) -> float:
-        """time.perf_counter() of a picture: V4L2's time where it is of that clock, else now."""
-        now = time.perf_counter()
+        """time.perf_counter() of a picture: V4L2's time where it is of that clock, else now. It is where the picture is
+        less than a second older than this was last asked: a process that was stopped (Ctrl-Z) finds those of then."""
+        now, asked = time.perf_counter(), self._asked
+        self._asked = now
         if self._kernel_time and pts is not None and self.stream.time_base:
             taken = float(pts * self.stream.time_base)
-            if 0 <= now - taken < 1:
+            if 0 <= now - taken < 1 + now - asked:
                 return taken
         return now
 
