@@ -58,13 +58,13 @@ def test_train_resume_export(data: Path, tmp_path: Path) -> None:
     assert [h["epoch"] for h in history] == [1, 2]
 
     other = (*run[:4], tmp_path / "other", *run[5:], "--init", out / "best.pt", "--rate", 1e-9, "--hold-norms")
-    other = (*other, "--first-stage", 2, "--also", "fast", "--encoder-rate", 0.5)
+    other = (*other, "--first-stage", 2, "--also", "fast", "--encoder-rate", 0.5, "--calm")
     said = python(*other, "--epochs", 1)
     assert "(384, 224)" in said and "(224, 128)" in said, "the last stage sees the sizes of both"
     begun = json.loads((tmp_path / "other" / "history.json").read_text())[0]
     assert begun["iou"] == pytest.approx(max(h["iou"] for h in history), abs=0.02), "it began with those weights"
     commands = json.loads((tmp_path / "other" / "best.json").read_text())["commands"]
-    assert commands[-1].endswith("--first-stage 2 --also fast --hold-norms --init PREVIOUS")
+    assert commands[-1].endswith("--first-stage 2 --also fast --calm --hold-norms --init PREVIOUS")
     assert "--encoder-rate 0.5" in commands[-1]
     norms = [torch.load(folder / "best.pt", weights_only=True) for folder in (out, tmp_path / "other")]
     held = [key for key in norms[0] if key.endswith("running_mean")]

@@ -88,6 +88,7 @@ def command(
         if getattr(config, field_name) != getattr(preset, field_name):
             words += [f"--{field_name.replace('_', '-')}", f"{getattr(config, field_name):g}"]
     words += ["--also", *config.also] if config.also else []
+    words += ["--calm"] if config.calm else []
     words += ["--hold-norms"] if config.hold_norms else []
     options = {"--init PREVIOUS": init, "--teacher TEACHER": teacher, "--masks MASKS": masks}
     return " ".join(words + [text for text, given in options.items() if given])

@@ -32,9 +32,10 @@ class TrainConfig:
     weight_decay: float = 0.05
     ema: float = 0.9995
     hold_norms: bool = False  # of trained weights, or of the published encoder: as they are; on a CPU core much faster
+    calm: bool = False  # photographs nearly as they are all along, see `data.CALM`, to finish trained weights
     own_past: float = 0.7  # share of the steps with the network's own answers as pasts
-    also: tuple[str, ...] = ()  # presets whose sizes some batches have, see `train.stage_sizes`
-    first_stage: int = 0  # of STAGES; the last one only, to go on from trained weights
+    also: tuple[str, ...] = ()  # presets whose sizes some batches have, see `schedule.stage_sizes`
+    first_stage: int = 0  # of `schedule.STAGES`; the last one only, to go on from trained weights
     distill: float = 0.5  # share of the loss against the teacher's matte, where there is a teacher
     seed: int = 1
 

@@ -168,7 +168,8 @@ class Augment:
     past_wrong: float = 0.3
 
 
-# For the last stage of a run that has had others before: nearer to photographs as they are.
+# For the last stage of a run that has had others before, or to finish trained weights: nearer to photographs as they
+# are.
 CALM = Augment(composite=0.25, behind=0.15, before=0.06, headphones=0.15, zoom=(0.7, 1.5), turn=6.0)
 
 

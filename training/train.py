@@ -40,17 +40,16 @@ from training.config import PRESETS, TrainConfig, build
 from training.data import CALM, Batches, SampleMaker, load_backgrounds, load_people
 from training.errors import TrainingError, make_folder, one_line, write
 from training.evaluate import evaluate, load_validation, summarize
-from training.lite import LiteConfig, LiteUNet
+from training.lite import LiteUNet
 from training.losses import matting_loss
 from training.model import count_macs
+from training.schedule import STAGES, learning_rate, stage_of, stage_sizes
 from training.sheets import draw_curve, draw_sheet
 from training.signals import end, undisturbed
 
 PAUSE = 60.0  # seconds: no step takes that long
 SAVE_EVERY = 300.0  # seconds of training
 HOURS = 1.25  # of a run of which nothing else is said, on one CPU core
-# (share of the run at which the stage begins, scale of the sizes): most of what is learnt is learnt cheaply small.
-STAGES = ((0.0, 0.6), (0.45, 0.8), (0.72, 1.0))
 
 
 def keep_memory() -> None:
@@ -61,29 +60,6 @@ def keep_memory() -> None:
         mallopt(-4, 0)  # M_MMAP_MAX: no mappings of their own for large blocks
         mallopt(-1, -1)  # M_TRIM_THRESHOLD: the largest there is
         mallopt(-2, 1 << 28)  # M_TOP_PAD: grows in steps of this
-
-
-def learning_rate(config: TrainConfig, done: float) -> float:
-    """Linear warm-up, then a cosine to zero; `done` is the share of the run."""
-    if done < config.warmup:
-        return config.rate * (done / config.warmup + 0.01)
-    return config.rate * (0.5 + 0.5 * math.cos(math.pi * min(1.0, (done - config.warmup) / (1 - config.warmup)))) + 1e-6
-
-
-def stage_of(config: TrainConfig, done: float) -> int:
-    """Number of the picture-size stage at a share of the run."""
-    return max(config.first_stage, *(i for i, (start, _) in enumerate(STAGES) if done >= start), 0)
-
-
-def stage_sizes(config: TrainConfig, stage: int) -> list[tuple[int, int]]:
-    """The input sizes of a stage, rounded to what the network takes; its own twice as often as those of other
-    presets (`config.also`). What is larger than its own comes in the last stage only, the smaller from the start."""
-    grain = 16 if isinstance(config.model, LiteConfig) and config.model.levels == 4 else 32
-    k = STAGES[stage][1] / grain
-    own = [(max(1, round(w * k)) * grain, max(1, round(h * k)) * grain) for w, h in config.sizes]
-    most = max(w * h for w, h in own) if stage < len(STAGES) - 1 else math.inf
-    others = [size for name in config.also for size in PRESETS[name].sizes if math.prod(size) <= most]
-    return [*own, *own, *others] if others else own
 
 
 class Average:
@@ -281,7 +257,7 @@ def train(
                 stage = stage_of(config, done())
                 # What was cut out and pasted teaches; what is seen in use comes last (as in Ge et al. 2021, "YOLOX").
                 last = stage == len(STAGES) - 1 and config.first_stage < stage
-                made = SampleMaker(maker.people, maker.scenes, CALM) if last else maker
+                made = SampleMaker(maker.people, maker.scenes, CALM) if last or config.calm else maker
                 sizes = stage_sizes(config, stage)
                 source = Batches(made, config.batch, sizes, config.seed + 1000 * len(run.history))
                 loader = iter(DataLoader(source, batch_size=None, num_workers=cores(), prefetch_factor=4))
@@ -357,6 +333,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--model", choices=PRESETS, default="balanced", help="what to train (default: balanced)")
     parser.add_argument("--teacher", type=Path, help="learn from the mattes of this best.pt as well")
     parser.add_argument("--also", choices=PRESETS, nargs="+", default=[], help="some batches have these models' sizes")
+    parser.add_argument(
+        "--calm",
+        action="store_true",
+        help="photographs nearly as they are, as the last stage of a run with several has them",
+    )
     parser.add_argument("--masks", type=Path, help="take the refined masks of this folder (see training.refine)")
     parser.add_argument(
         "--hold-norms",
@@ -395,6 +376,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         first_stage=args.first_stage,
         also=tuple(args.also),
         hold_norms=args.hold_norms,
+        calm=args.calm,
     )
     if not 0 < config.batch <= config.epoch_pictures:
         parser.error(f"an epoch of --epoch-pictures {config.epoch_pictures} holds no --batch of {config.batch}")
