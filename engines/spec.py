@@ -29,6 +29,7 @@ Array: TypeAlias = npt.NDArray[Any]
 logger = logging.getLogger("engines")
 
 MODELS = Path(__file__).parent / "models"
+MOST = 8192  # pixels on a side of what a network sees
 
 # The keys of a card that change what a network is given and what is made of its answer.
 KEYS = ("sizes", "layout", "colors", "scale", "mean", "std", "activation", "downsample_ratio")
@@ -144,6 +145,10 @@ def _card_sizes(card: dict[str, Any], path: Path) -> tuple[tuple[int, int], ...]
         sizes = ()
     if not sizes or not all(type(side) is int and side > 0 for size in sizes for side in size):
         raise no_sizes(path)
+    if (side := max(max(size) for size in sizes)) > MOST:
+        raise ModelError(
+            f"the card {path} names a size of {side} pixels on a side: {MOST} at most, more fills any memory"
+        )
     return sizes
 
 

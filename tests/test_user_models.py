@@ -363,6 +363,7 @@ def test_unusable_mattor(engine, options, tmp_path):
         ({"activation": "relu"}, "none, sigmoid, softmax"),
         ({"activation": ["none"]}, "none, sigmoid, softmax"),
         ({"sizes": []}, "no usable sizes"),
+        ({"sizes": [[256, 144], [25600, 14400]]}, "a size of 25600 pixels on a side: 8192 at most"),
     ],
 )
 def test_wrong_segmenter_card(keys, says, tmp_path):
