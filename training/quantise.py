@@ -35,7 +35,7 @@ from training.evaluate import evaluate, load_validation, summarize
 from training.export import OnnxModel, read_card, strip_notes
 from training.stem import SCALE, SEEN, ZERO, has_stem, merge_stem
 
-PICTURES = 192  # for the ranges
+PICTURES = 256  # for the ranges
 WORST_IOU, WORST_MAD = 0.003, 1.03
 
 
