@@ -218,7 +218,7 @@ def test_a_photograph_gets_the_closer_look_and_matte_can_do_without(tmp_path: Pa
     closely, once = rtbg.matte(rgb), rtbg.matte(rgb, closely=False)
     assert np.array_equal(closely, rtbg.matte(rgb)), "no state is left"
     assert np.array_equal(closely, rtbg.matte(rgb, model="quality")), "both look, whichever is named"
-    assert 0 < np.abs(closely - once).mean() < 0.03
+    assert 0 < np.abs(closely - once).mean() < 0.1, "her helmet at most, which one of the two sees"
     between = cv2.morphologyEx(((closely > 0.2) & (closely < 0.8)).astype(np.uint8), cv2.MORPH_OPEN, np.ones((15, 15)))
     assert between.mean() < 0.03, "hardly anything is half there (her helmet, 0.088 of the picture, without that rule)"
     cv2.imwrite(str(tmp_path / "photo.png"), cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))
