@@ -100,12 +100,18 @@ def test_threads_of_others_are_left_alone(network):
     assert torch.get_num_threads() == before
 
 
+START = "from engines.torch_engine import import_torch; import_torch()"
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="GNU's OpenMP")
 @pytest.mark.parametrize(
-    "start", ["from engines.torch_engine import import_torch; import_torch()", "import training.model"]
-)
-@pytest.mark.parametrize(
-    ("env", "turns"), [({}, 5000), ({"OMP_WAIT_POLICY": "PASSIVE"}, 0), ({"GOMP_SPINCOUNT": "7"}, 7)]
+    ("start", "env", "turns"),
+    [
+        ("import training.model", {}, 5000),
+        (START, {}, 5000),
+        (START, {"OMP_WAIT_POLICY": "PASSIVE"}, 0),
+        (START, {"GOMP_SPINCOUNT": "7"}, 7),
+    ],
 )
 def test_threads_that_wait_do_not_spin_for_long(start, env, turns):
     """As OpenMP itself tells when it is loaded. Else a busy core makes a network fifty times slower."""
