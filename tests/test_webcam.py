@@ -55,15 +55,14 @@ def test_a_camera_that_gives_more_is_thinned_out(wanted: float, told: int) -> No
         assert len(kept) == told and {b - a for a, b in itertools.pairwise(kept)} == {60 // told}
 
 
+def thinned(pictures: str, rate: int, wanted: int) -> WebcamSource:
+    """A camera that says it has `rate` pictures a second, of which `wanted` are kept."""
+    known, opener = camera(rate=rate), lavfi(pictures)
+    return WebcamSource(known, size=(320, 240), rate=wanted, opener=opener, finder=lambda known: known)
+
+
 def test_a_thinned_out_camera_gives_its_pictures_evenly() -> None:
-    made = WebcamSource(
-        camera(rate=60),
-        size=(320, 240),
-        rate=20,
-        opener=lavfi("testsrc=size=320x240:rate=60,format=yuyv422,realtime"),
-        finder=lambda known: known,
-    )
-    with closing(made):
+    with closing(thinned("testsrc=size=320x240:rate=60,format=yuyv422,realtime", 60, 20)) as made:
         frames = [picture(made) for _ in range(10)]
         assert frames[-1].captured - frames[0].captured > 9 * 0.05 - 0.04
         assert "at 60, YUYV, thinned out to 20" in made.obtained
@@ -79,14 +78,7 @@ def test_times_are_exact_where_the_monotonic_clock_is_not(monkeypatch: pytest.Mo
 
 def test_a_picture_a_second_is_no_silence() -> None:
     """The camera's own pace does not divide a second: some of those that are kept come a little later than that."""
-    made = WebcamSource(
-        camera(rate=30),
-        size=(320, 240),
-        rate=1,
-        opener=lavfi("color=c=red:size=320x240:rate=273/10,format=yuyv422,realtime"),
-        finder=lambda known: known,
-    )
-    with closing(made):
+    with closing(thinned("color=c=red:size=320x240:rate=273/10,format=yuyv422,realtime", 30, 1)) as made:
         frames = [picture(made)] + [made.read() for _ in range(4)]
         assert all(frames)
         assert frames[-1].captured - frames[0].captured > 3.9

@@ -220,7 +220,7 @@ What their terms mean for a network trained on them is for its user to judge.
 {small}
 
 ## Reproduce
-Trained on {training["device"]}, each command beginning with what the one before it left{masks}{first}:
+Trained on {training["device"]}, each command beginning with what the one before it left (PREVIOUS; EARLIER: what one before that left, SEED91: the run of that seed){masks}{first}:
 
 {made}
     python -m training.export --data PATH --checkpoint runs/NAME/best.pt --name {name}{as_exported}
@@ -253,10 +253,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     graph = args.out / f"{args.graph_of or args.name}.onnx"
     if args.graph_of and not graph.exists():
         raise TrainingError(f"{graph} does not exist: export {args.graph_of} first")
-    data, validation = (
-        describe_data(args.data, len(stored["commands"])),
-        load_validation(args.data),
-    )  # before what is there is replaced
+    # Before anything that is there is replaced.
+    data, validation = describe_data(args.data, len(stored["commands"])), load_validation(args.data)
     if not args.graph_of:
         export_onnx(model, graph, config.sizes[0])
     training = {k: stored["figures"][k] for k in ("epoch", "minutes")}
