@@ -185,6 +185,7 @@ def write_card(
     as_exported += f" --graph-of {graph.stem}" if graph.stem != name else ""
     made = "\n".join(f"    {c}" for c in training["commands"])
     small = "\n".join(f"| {k} | {v:.3f} |" for k, v in far.items())
+    names = " (PREVIOUS; EARLIER: what one before that left, SEED91: the run of that seed)"
     masks = "; MASKS is what `python -m training.refine --data PATH --out MASKS --groups pic,cel` writes" * (
         "--masks MASKS" in made
     )
@@ -220,7 +221,7 @@ What their terms mean for a network trained on them is for its user to judge.
 {small}
 
 ## Reproduce
-Trained on {training["device"]}, each command beginning with what the one before it left (PREVIOUS; EARLIER: what one before that left, SEED91: the run of that seed){masks}{first}:
+Trained on {training["device"]}, each command beginning with what the one before it left{names}{masks}{first}:
 
 {made}
     python -m training.export --data PATH --checkpoint runs/NAME/best.pt --name {name}{as_exported}
